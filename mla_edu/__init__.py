@@ -1,0 +1,16 @@
+"""Multi-head latent attention, from the equations to a decode kernel, in small checked pieces."""
+
+from mla_edu.config import GQAConfig, MLAConfig, config_from_hf
+
+__version__ = "0.1.0"
+
+__all__ = ["GQAConfig", "GroupedQueryAttention", "MLAConfig", "config_from_hf"]
+
+
+def __getattr__(name: str):
+    # Attention layers need torch, which takes seconds to import; the cost model and the command line do without it.
+    if name == "GroupedQueryAttention":
+        from mla_edu.attention.gqa import GroupedQueryAttention
+
+        return GroupedQueryAttention
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

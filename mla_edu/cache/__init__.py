@@ -1,0 +1,5 @@
+"""Where earlier tokens are kept, so that a decode step computes only the new one."""
+
+from mla_edu.cache.contiguous import KVCache
+
+__all__ = ["KVCache"]

@@ -1,0 +1,126 @@
+"""Rotary position embedding: turn each pair of numbers by an angle that grows with the position.
+
+The score of a rotated query and a rotated key depends on their distance alone (Su et al. 2021, sec. 3.4.2).
+Two pairings are in use: ``"halves"`` turns number i with number i + width/2 (Llama), ``"interleaved"`` turns
+neighbours 2i and 2i + 1 (the paper, and DeepSeek's checkpoints).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from mla_edu.config import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+
+Pairing = Literal["halves", "interleaved"]
+
+
+def rope_frequencies(
+    width: int, theta: float = 10000.0, scaling: RopeScaling | None = None
+) -> Float64[Tensor, " width/2"]:
+    """Angle per position of each pair, in radians: ``theta ** (-2i / width)``, stretched by ``scaling``.
+
+    Args:
+        width: how many numbers are rotated; even.
+        theta: the base.
+        scaling: how the angles are stretched for a longer context; None for not at all.
+
+    Raises:
+        ValueError: ``width`` is odd or negative.
+    """
+    if width < 0 or width % 2:
+        raise ValueError(f"width is {width}; expected an even number, since rotation turns pairs of numbers")
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / max(width, 1)
+    frequencies = theta**-exponents
+    match scaling:
+        case None:
+            return frequencies
+        case LinearScaling():
+            return frequencies / scaling.factor
+        case Llama3Scaling():
+            rotations = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            keep = ((rotations - low) / (high - low)).clamp(0, 1)
+        case YarnScaling():
+            keep = _yarn_kept_share(width, theta, scaling)
+    return keep * frequencies + (1 - keep) * frequencies / scaling.factor
+
+
+def _yarn_kept_share(width: int, theta: float, scaling: YarnScaling) -> Float64[Tensor, " width/2"]:
+    """1 for pairs that YaRN leaves alone, 0 for those it interpolates in full (Peng et al. 2023, sec. 3.2)."""
+
+    def pair_with(rotations: float) -> float:  # the pair that turns this often within the original context
+        wavelength = scaling.original_max_position_embeddings / rotations
+        return width * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    ramp = (torch.arange(width // 2, dtype=torch.float64) - low) / ((high - low) or 0.001)
+    return 1 - ramp.clamp(0, 1)
+
+
+def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's growth of the logits with the stretch: ``0.1 mscale ln(factor) + 1``, and 1 where nothing is stretched."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def rope_magnitude(scaling: RopeScaling | None) -> float:
+    """What the rotated vectors are multiplied by; 1 without YaRN.
+
+    Rotated queries and rotated keys both carry it, so their scores carry its square. With both of DeepSeek's
+    knobs given it is the ratio of their factors (1 in every released DeepSeek model), and the rest of the growth
+    sits in ``softmax_factor``.
+    """
+    if not isinstance(scaling, YarnScaling):
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return yarn_mscale(scaling.factor, scaling.mscale) / yarn_mscale(scaling.factor, scaling.mscale_all_dim)
+    return yarn_mscale(scaling.factor)
+
+
+def softmax_factor(scaling: RopeScaling | None) -> float:
+    """What MLA multiplies its softmax scale ``1/sqrt(d_nope + d_rope)`` by: mscale squared under YaRN, else 1.
+
+    Source: ``softmax_scale`` in DeepSeek-V3's ``inference/model.py``. Forgotten, it leaves position 0 exact, since
+    a softmax over one key ignores its scale, and every later position wrong.
+    """
+    if not isinstance(scaling, YarnScaling) or not scaling.mscale_all_dim:
+        return 1.0
+    return yarn_mscale(scaling.factor, scaling.mscale_all_dim) ** 2
+
+
+def rotate(
+    x: Float[Tensor, "batch seq heads width"],
+    positions: Int[Tensor, " seq"],
+    frequencies: Float64[Tensor, " width/2"],
+    *,
+    pairing: Pairing = "halves",
+) -> Float[Tensor, "batch seq heads width"]:
+    """Each pair of ``x`` turned by its frequency times the position.
+
+    Angles are taken in float64: at position 10**6 a float32 angle would be off by hundredths of a radian.
+
+    Args:
+        x: queries or keys.
+        positions: of each token, counted from the start of the sequence.
+        frequencies: from ``rope_frequencies``.
+        pairing: which numbers make a pair.
+
+    Raises:
+        ValueError: ``pairing`` is neither ``"halves"`` nor ``"interleaved"``.
+    """
+    if pairing not in ("halves", "interleaved"):
+        raise ValueError(f"pairing is {pairing!r}; expected 'halves' or 'interleaved'")
+    angles = positions.to(torch.float64)[:, None] * frequencies.to(positions.device)
+    cos, sin = angles.cos()[:, None].to(x.dtype), angles.sin()[:, None].to(x.dtype)  # [seq, 1, width/2]
+    if pairing == "halves":
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    first, second = x[..., 0::2], x[..., 1::2]
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
