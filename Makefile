@@ -19,7 +19,7 @@ python_state = $(shell $(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
-.PHONY: help book test serve notebooks lint clean venv-book venv-full
+.PHONY: help book test serve notebooks lint links clean venv-book venv-full
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ lint: venv-full ## Check the style with ruff
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 
+links: venv-book ## Check the links that lead out of the book (needs the network)
+	@$(BIN)/jupyter-book build . --builder linkcheck -q
+
 clean: ## Remove the built book and .venv
 	rm -rf _build .venv
 
@@ -50,7 +53,7 @@ clean: ## Remove the built book and .venv
 $(INDEX): $(SOURCES) | venv-book
 	@echo "Building the book ..."
 	@rm -rf _build
-	@$(BIN)/python -c 'from jupyter_book.cli.main import main; main()' build . -n -W --keep-going -q || { rm -rf _build; exit 1; }
+	@$(BIN)/jupyter-book build . -n -W --keep-going -q || { rm -rf _build; exit 1; }
 	@touch $(INDEX)
 
 venv-book:

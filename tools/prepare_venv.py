@@ -1,7 +1,8 @@
 """Prepare .venv for a target of the Makefile: `python3 tools/prepare_venv.py book` or `... full`.
 
-The environment counts as ready only when a stamp in it, written last, equals the digest of what went in. A changed requirement is
-installed over the old ones; an environment that was interrupted, moved, or made by another Python is made anew.
+The environment counts as ready only when a stamp in it, written last, equals the digest of what went in. A changed
+requirement is installed over the old ones; an environment that was interrupted, moved, or made by another Python is
+made anew.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ def is_usable() -> bool:
         return False
     if not (VENV / "home").is_file() or (VENV / "home").read_text() != f"{sys.version}\n{ROOT}":
         return False
-    return subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+    return PYTHON.exists() and subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
 
 
 def pip_install(*arguments: str) -> None:
