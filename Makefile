@@ -53,7 +53,7 @@ clean: ## Remove the built book and .venv
 $(INDEX): $(SOURCES) | venv-book
 	@echo "Building the book ..."
 	@rm -rf _build
-	@$(BIN)/jupyter-book build . -n -W --keep-going -q || { rm -rf _build; exit 1; }
+	@$(BIN)/jupyter-book build . -n -W --keep-going -q >/dev/null || { rm -rf _build; exit 1; }
 	@touch $(INDEX)
 
 venv-book:

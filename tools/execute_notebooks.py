@@ -129,14 +129,16 @@ def environment() -> dict:
 
 
 def status_table(status: dict) -> str:
-    """The table of the status page, in MyST Markdown."""
-    lines = ["| Chapter | Run (UTC) | Seconds | Versions | Hardware |", "|---|---|--:|---|---|"]
+    """For the status page, in MyST Markdown: one table for each set of versions and hardware."""
+    tables: dict[str, list[str]] = {}
     for name, run in status.items():
         versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items() if version)
         hardware = run["hardware"]
-        machine = f"{hardware['gpu'] or 'no GPU'}; {hardware['cores']} cores of {hardware['cpu']}"
-        lines.append(f"| {{doc}}`{name}` | {run['date']} | {run['seconds']} | {versions} | {machine} |")
-    return "\n".join(lines) + "\n"
+        machine = f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['gpu'] or 'no GPU'}"
+        rows = tables.setdefault(f"With {versions}, on {machine}:", [])
+        rows.append(f"| {{doc}}`{name}` | {run['date']} | {run['seconds']} |\n")
+    header = "| Chapter | Run (UTC) | Seconds |\n|---|---|--:|\n"
+    return "\n".join(f"{caption}\n\n{header}{''.join(rows)}" for caption, rows in tables.items())
 
 
 def record(path: Path, seconds: float) -> None:
