@@ -1,55 +1,135 @@
-"""The API pages, made from the source text by sphinx-autoapi, with three things added.
+"""What the book adds to its Sphinx extensions.
 
-The comment behind a field becomes its description, type aliases of the package need no page of their own, and
-docstrings in Google style are parsed everywhere but in the one-line descriptions of properties.
+Figures that a notebook displays as SVG stand in the page itself, so that they take its ink in light and in dark mode.
+
+The API pages, which sphinx-autoapi makes from the source text, are said more plainly. Signatures and types stand as
+the source has them, so that shapes such as ``Float[Tensor, "batch seq dim"]`` stay readable. A field is described by the
+comment behind it. Nothing of the package is imported.
 """
 
+import ast
 import re
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.util.nodes import make_refnode
 
 PACKAGE = "mla_edu"
 API_PAGES = "book/api/"
 
 
+class Module:
+    """What the syntax tree of one module says about its definitions."""
+
+    def __init__(self, name, path):
+        self.lines = Path(path).read_text(encoding="utf-8").splitlines()
+        self.definitions = {}  # full name -> function, or annotated field of a class
+        self.outside = set()  # names that come from other libraries
+        self.aliases = set()  # plain names assigned at the top
+        tree = ast.parse("\n".join(self.lines))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                self.outside |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] != PACKAGE:
+                self.outside |= {alias.asname or alias.name for alias in node.names}
+        for node in tree.body:
+            if isinstance(node, ast.Assign):
+                self.aliases |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        self._collect(tree, name)
+
+    def _collect(self, node, prefix):
+        for child in node.body:
+            if isinstance(child, ast.ClassDef):
+                self.definitions[f"{prefix}.{child.name}"] = child
+                self._collect(child, f"{prefix}.{child.name}")
+            elif isinstance(child, ast.FunctionDef):
+                self.definitions[f"{prefix}.{child.name}"] = child
+            elif isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+                self.definitions[f"{prefix}.{child.target.id}"] = child
+
+    def comment(self, node):
+        """The comment at the end of a statement's last line, or else the comment lines just above it."""
+        trailing = re.search(r"\s#:?\s+(.+)$", self.lines[node.end_lineno - 1])
+        if trailing:
+            return trailing.group(1)
+        above = []
+        for line in reversed(self.lines[: node.lineno - 1]):
+            if not line.lstrip().startswith("#"):
+                break
+            above.insert(0, line.lstrip(" #:"))
+        return " ".join(above)
+
+
+def read_source(app):
+    """Take types and the comments behind fields from the syntax tree, once autoapi has read the package."""
+    app.mla_modules = {}
+    for name, obj in app.env.autoapi_all_objects.items():
+        if obj.type in {"module", "package"}:
+            app.mla_modules[name] = Module(name, obj.obj["file_path"])
+    app.mla_definitions = {}
+    for module in app.mla_modules.values():
+        app.mla_definitions |= module.definitions
+        for name, node in module.definitions.items():
+            obj = app.env.autoapi_all_objects.get(name)
+            if obj is None:
+                continue
+            if isinstance(node, ast.AnnAssign):
+                obj.obj["annotation"] = ast.unparse(node.annotation)
+                obj.annotation = obj.obj["annotation"]
+                obj.docstring = obj.docstring or sentence(module.comment(node))
+            elif obj.type == "property" and node.returns:
+                obj.annotation = ast.unparse(node.returns)
+
+
+def sentence(text):
+    """A comment as a sentence: with a full stop."""
+    return text and text.rstrip(".") + "."
+
+
 def parse_docstring(app, what, name, obj, options, lines):
     """Turn a Google docstring into reStructuredText, in place."""
     if what not in {"attribute", "data", "property"}:  # there napoleon takes "Width: in heads" for a type
-        settings = Config(napoleon_use_rtype=False, napoleon_google_docstring=True)
-        lines[:] = GoogleDocstring(lines, settings, app, what, name, obj, options).lines()
+        lines[:] = GoogleDocstring(lines, Config(napoleon_use_rtype=False), app, what, name, obj, options).lines()
 
 
-def describe_fields(app):
-    """Give each class field without a docstring the comment that follows it or stands above it."""
-    for module in app.env.autoapi_all_objects.values():
-        if module.type in {"module", "package"}:
-            source = Path(module.obj["file_path"]).read_text(encoding="utf-8").splitlines()
-            for cls in (child for child in module.children if child.type == "class"):
-                for field in (child for child in cls.children if child.type == "attribute"):
-                    if not field.docstring and not field.inherited and "from_line_no" in field.obj:
-                        field.docstring = field_comment(source, field.obj["from_line_no"], field.obj["to_line_no"])
+def write_signature(app, what, name, obj, options, args, retann):
+    """The signature as the source has it; none for a class whose fields say it all."""
+    node = app.mla_definitions.get(name)
+    if isinstance(node, ast.ClassDef):
+        node = app.mla_definitions.get(f"{name}.__init__")
+        if node is None:
+            return "", None
+    if not isinstance(node, ast.FunctionDef) or what == "property":
+        return args, retann
+    arguments = ast.unparse(node.args)
+    if what in {"class", "method", "exception"}:
+        arguments = re.sub(r"^(self|cls)(, |$)", "", arguments)
+    return f"({arguments})", ast.unparse(node.returns) if node.returns else None
 
 
-def field_comment(lines, first, last):
-    """The comment at the end of a statement's last line, or else the comment lines just above it."""
-    trailing = re.search(r"\s#:?\s+(.+)$", lines[last - 1])
-    if trailing:
-        return trailing.group(1)
-    above = []
-    for line in reversed(lines[: first - 1]):
-        if not line.lstrip().startswith("#"):
-            break
-        above.insert(0, line.lstrip(" #:"))
-    return " ".join(above)
-
-
-def resolve_alias(app, env, node, contnode):
-    """Print the name of a type alias of the package as it stands."""
-    aliases = {name.rpartition(".")[2] for name, obj in env.autoapi_all_objects.items() if obj.type == "data"}
-    if node["refdomain"] == "py" and node["reftarget"].removeprefix(f"{PACKAGE}.").rpartition(".")[2] in aliases:
-        return contnode
+def skip_member(app, what, name, obj, skip, options):
+    """Leave out what a module only imports, and aliases without a word about them."""
+    if getattr(obj, "obj", {}).get("original_path") or (obj.type == "data" and not obj.docstring):
+        return True
     return None
+
+
+def resolve(app, env, node, contnode):
+    """Link a name of the package by its last part; print names of other libraries and type aliases as they stand."""
+    if node["refdomain"] != "py":
+        return None
+    target = node["reftarget"]
+    last = target.rpartition(".")[2]
+    domain = env.get_domain("py")
+    found = [(name, entry) for name, entry in domain.objects.items() if name.rpartition(".")[2] == last]
+    if len(found) == 1 and found[0][0].startswith(PACKAGE):
+        name, entry = found[0]
+        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
+    modules = app.mla_modules.values()
+    if target.partition(".")[0] in {name for module in modules for name in module.outside}:
+        return contnode
+    return contnode if last in {name for module in modules for name in module.aliases} else None
 
 
 def api_pages(app, env, added, changed, removed):
@@ -57,9 +137,32 @@ def api_pages(app, env, added, changed, removed):
     return [name for name in env.found_docs if name.startswith(API_PAGES)]
 
 
+def inline_figures(app, doctree):
+    """Put the SVG figures of notebook outputs into the page, in place of an ``img`` that points to them."""
+    for image in list(doctree.findall(nodes.image)):
+        path = Path(app.srcdir, image["uri"])
+        svg = path.read_text(encoding="utf-8") if path.suffix == ".svg" and path.is_file() else ""
+        if 'role="img"' in svg:
+            svg = svg[svg.index("<svg") :].replace('class="mla-figure" ', "", 1)  # the class goes to the figure
+            image.replace_self(nodes.raw("", f'<figure class="mla-figure">{svg}</figure>', format="html"))
+
+
+def drop_live_code(app, pagename, templatename, context, doctree):
+    """Leave out Thebe, which no page uses and whose constants name another host."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in str(getattr(script, "filename", "")) + str(getattr(script, "attributes", {})).lower()
+    ]
+
+
 def setup(app):
+    app.connect("builder-inited", read_source, priority=900)
     app.connect("autodoc-process-docstring", parse_docstring)
-    app.connect("builder-inited", describe_fields, priority=900)  # after autoapi has read the package
-    app.connect("missing-reference", resolve_alias)
+    app.connect("autodoc-process-signature", write_signature)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("missing-reference", resolve)
     app.connect("env-get-outdated", api_pages)
+    app.connect("doctree-read", inline_figures, priority=900)  # once Sphinx knows where the images lie
+    app.connect("html-page-context", drop_live_code, priority=900)
     return {"version": "1", "parallel_read_safe": True}

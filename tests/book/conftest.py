@@ -1,0 +1,82 @@
+"""The built book, a server for it on this machine, and a browser that reaches nothing else."""
+
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = ROOT / "_build" / "html"
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def is_fresh(index, sources):
+    """Whether the book was built after the last change of what it is built from."""
+    if not index.exists():
+        return False
+    built = index.stat().st_mtime
+    files = (file for source in sources for file in ([source] if source.is_file() else source.rglob("*")))
+    return all(file.stat().st_mtime <= built for file in files if "__pycache__" not in file.parts)
+
+
+@pytest.fixture(scope="session")
+def html():
+    """The folder of the built book; built here, as ``make book`` does, where it is missing or stale."""
+    index = HTML / "index.html"
+    if not is_fresh(index, [ROOT / name for name in ("_config.yml", "_toc.yml", "book", "mla_edu")]):
+        shutil.rmtree(ROOT / "_build", ignore_errors=True)
+        command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "-W", "--keep-going", "-q"]
+        built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert built.returncode == 0, f"the book does not build:\n{built.stdout[-2000:]}\n{built.stderr[-4000:]}"
+        index.touch()
+    return HTML
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """``serve(folder)`` serves a folder on 127.0.0.1 and returns its address, which ends in a slash."""
+    servers = []
+
+    def start(folder):
+        handler = functools.partial(QuietHandler, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium. Without one these tests are skipped, but in CI that is a failure."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        found = None
+    if found is None:
+        reason = f"no browser: install Chromium and playwright (looked for {', '.join(BROWSERS)} on PATH)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--font-render-hinting=none", *QUIET]
+        )
+        yield browser
+        browser.close()

@@ -1,0 +1,71 @@
+// Runs in the page, at 390 pixels and in dark mode, and reports what is wrong with it.
+() => {
+  const inArticle = (selector) => [...document.querySelectorAll(selector)];
+  const brief = (element) => element.outerHTML.replace(/\s+/g, " ").slice(0, 160);
+
+  // Formulas
+  const unrendered = inArticle("span.math, div.math").filter((math) => !math.querySelector("mjx-container"));
+  const walker = document.createTreeWalker(document.querySelector("article") ?? document.body, NodeFilter.SHOW_TEXT);
+  const raw = [];
+  while (walker.nextNode()) {
+    const text = walker.currentNode;
+    if (text.parentElement.closest("pre, code, script, style, mjx-container, svg")) continue;
+    if (/\\[([]|\\[)\]]|\$\$|\{[a-z:-]+\}`|\\(frac|sqrt|mathrm|top|cdot|sum)\b|\$[^\s$][^$]*[\\_^][^$]*\$/.test(text.data)) {
+      raw.push(text.data.trim().slice(0, 120));
+    }
+  }
+
+  // Pictures
+  const unnamed = [
+    ...inArticle("article img").filter((img) => !img.getAttribute("alt") && img.getAttribute("role") !== "presentation"),
+    ...inArticle("article svg").filter(
+      (svg) => svg.getAttribute("aria-hidden") !== "true" && !svg.closest("mjx-container, button, .mla-widget") &&
+        !(svg.getAttribute("role") === "img" && svg.getAttribute("aria-label")?.trim()),
+    ),
+  ];
+
+  // Contrast, by WCAG's formula, against the first background that is not transparent
+  const channels = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const luminance = ([red, green, blue]) => {
+    const linear = [red, green, blue].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const background = (element) => {
+    for (let node = element; node; node = node.parentElement) {
+      const colour = channels(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0.5) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const contrast = (element, property) => {
+    const colour = channels(getComputedStyle(element)[property]);
+    const [low, high] = [luminance(colour), luminance(background(element))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const visible = (element) => element.getClientRects().length > 0 && element.textContent.trim() !== "";
+  const ownText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const faint = [
+    ...inArticle("article :is(p, li, td, th, dt, dd, a, span, code, figcaption, h1, h2, h3, em, strong)")
+      .filter((element) => ownText(element) && visible(element) && !element.closest("mjx-container, svg, .mla-widget"))
+      .filter((element) => contrast(element, "color") < 4.5)
+      .map((element) => `${contrast(element, "color").toFixed(2)} ${brief(element)}`),
+    ...inArticle("article svg[role=img] text")
+      .filter((element) => visible(element) && contrast(element, "fill") < 3)
+      .map((element) => `${contrast(element, "fill").toFixed(2)} ${brief(element)}`),
+  ];
+  const cards = inArticle("article :is(figure, img, svg[role=img], .cell_output)").filter(
+    (element) => document.documentElement.dataset.theme === "dark" && luminance(background(element)) > 0.2,
+  );
+
+  return {
+    unrendered: [...unrendered.map(brief), ...inArticle("mjx-merror").map(brief), ...raw],
+    unnamed: unnamed.map(brief),
+    faint,
+    cards: cards.map(brief),
+    overflow: document.documentElement.scrollWidth - window.innerWidth,
+    requirejs: typeof window.requirejs !== "undefined" || inArticle("script[src*='require']").length > 0,
+    copyButtons: inArticle("article .cell_input .copybtn").length,
+    inputCells: inArticle("article .cell_input").length,
+    formulas: inArticle("mjx-container").length,
+  };
+}

@@ -1,0 +1,50 @@
+"""The API reference covers the package, in the words of its source."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+API = ROOT / "book" / "api"
+PAGES = "\n".join(page.read_text(encoding="utf-8") for page in API.glob("*.md"))
+DOCUMENTED = set(re.findall(r"autoapimodule:: (\S+)", PAGES))
+
+
+def public_modules():
+    """Modules that define a public name; a package that only hands on names needs no entry."""
+    for path in sorted((ROOT / "mla_edu").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        if any(not item.startswith("_") for item in defined) and not any(part.startswith("_") for part in parts[:-1]):
+            yield name
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_module_has_an_entry(module):
+    assert module in DOCUMENTED
+
+
+def page_text(html, name):
+    text = re.sub(r"<[^>]+>", "", (html / "book" / "api" / f"{name}.html").read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", text.replace("&#39;", "'").replace("&quot;", '"'))
+
+
+def test_comment_behind_a_field_is_its_description(html):
+    assert "width of one head; not always hidden_size / num_attention_heads." in page_text(html, "config")
+
+
+def test_shapes_stand_in_signatures(html):
+    assert "Float[Tensor, 'batch queries heads qk_dim']" in page_text(html, "attention")
+
+
+def test_private_and_imported_names_are_left_out(html):
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (html / "book" / "api").glob("*.html")}
+    entries = [entry for page in pages.values() for entry in re.findall(r'<dt class="sig[^>]* id="([\w.]+)"', page)]
+    assert "mla_edu.config.GQAConfig" in entries
+    assert not [entry for entry in entries if any(part.startswith("_") for part in entry.split("."))]
+    assert "mla_edu.attention.gqa.GQAConfig" not in entries
+    assert len(entries) == len(set(entries))

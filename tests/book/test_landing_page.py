@@ -1,0 +1,64 @@
+"""What the landing page says in figures is what the package computes."""
+
+import re
+import runpy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from mla_edu.cost import kv_cache_bytes
+from mla_edu.models import get_model
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
+PROSE = (BOOK / "index.md").read_text(encoding="utf-8")
+FIGURES = BOOK / "figures"
+DRAWINGS = runpy.run_path(str(FIGURES / "make_figures.py"))["DRAWINGS"]
+
+
+def gigabytes(num_bytes):
+    return f"{num_bytes / 1e9:.1f} GB"
+
+
+def test_sizes_in_the_prose_are_computed():
+    tokens = 131_072
+    v3 = get_model("deepseek-v3")
+    config = v3.config
+    key_and_value = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
+    expanded = 2 * v3.num_layers * config.num_attention_heads * key_and_value * tokens
+    assert re.findall(r"[\d.,]+ [KMGT]B", PROSE) == [
+        gigabytes(kv_cache_bytes("llama-3.1-405b", tokens)),
+        gigabytes(kv_cache_bytes("deepseek-v3", tokens)),
+        gigabytes(expanded),
+    ]
+    assert f"{tokens:,} tokens" in PROSE
+
+
+def test_counts_in_the_prose_are_computed():
+    v3, llama = get_model("deepseek-v3").config, get_model("llama-3.1-405b").config
+    claim = f"how {v3.num_attention_heads} heads came to share {v3.elements_per_token} numbers"
+    assert claim in PROSE.replace("\n", " ")
+    assert llama.num_attention_heads == v3.num_attention_heads
+
+
+def test_picture_ends_with_the_smallest_cache():
+    models = runpy.run_path(str(FIGURES / "make_figures.py"))["MODELS"]
+    sizes = [kv_cache_bytes(name, 1) for name in models]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_committed_figure_is_the_one_drawn_today(name):
+    assert (FIGURES / name).read_text(encoding="utf-8") == DRAWINGS[name]()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_figure_is_well_formed_and_says_what_it_shows(name):
+    svg = ElementTree.fromstring((FIGURES / name).read_text(encoding="utf-8"))
+    assert svg.get("role") == "img"
+    assert "DeepSeek-V3" in svg.get("aria-label")
+    assert svg.get("fill") == "currentColor"
+
+
+def test_every_drawing_is_committed():
+    assert sorted(path.name for path in FIGURES.glob("*.svg")) == sorted(DRAWINGS)

@@ -1,0 +1,210 @@
+"""Every page of the built book, loaded in a browser that can reach nothing but the book."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+INSPECT = Path(__file__).with_name("inspect_page.js").read_text(encoding="utf-8")
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+
+
+def table_of_contents():
+    """The documents of _toc.yml in reading order."""
+
+    def walk(node):
+        yield node.get("file") or node.get("root")
+        for child in node.get("parts", []):
+            yield from (doc for chapter in child["chapters"] for doc in walk(chapter))
+        for child in node.get("sections", []):
+            yield from walk(child)
+
+    return list(walk(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))))
+
+
+READING_ORDER = table_of_contents()
+CHAPTERS = [doc for doc in READING_ORDER if (ROOT / f"{doc}.ipynb").exists()]
+
+
+def visit(browser, address, names):
+    """Load each page and report, per page, what it asked for, what it complained of and what is wrong with it.
+
+    Every page is inspected in light mode at 1280 pixels, then in dark mode at 390.
+    """
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    reports = {}
+    for name in names:
+        page, outside, complaints = context.new_page(), [], []
+
+        def gate(route, outside=outside):
+            if route.request.url.startswith(address):
+                route.continue_()
+            else:
+                outside.append(route.request.url)
+                route.abort()
+
+        page.route(lambda url: not url.startswith(("blob:", "data:")), gate)
+        page.on("websocket", lambda socket, outside=outside: outside.append(socket.url))
+        page.on("pageerror", lambda error, complaints=complaints: complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda message, complaints=complaints: (
+                complaints.append(message.text) if message.type in {"error", "warning"} else None
+            ),
+        )
+        page.goto(address + name, wait_until="load")
+        page.evaluate("window.MathJax?.startup?.promise")
+        page.evaluate("document.documentElement.dataset.theme = 'light'")
+        wide = page.evaluate(INSPECT)
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+        narrow = page.evaluate(INSPECT)
+        reports[name] = {"outside": outside, "complaints": complaints, "wide": wide, "narrow": narrow}
+        page.close()
+    context.close()
+    return reports
+
+
+@pytest.fixture(scope="session")
+def reports(browser, serve, html):
+    names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
+    names.remove("index.html")  # sends its reader on to book/index.html
+    return visit(browser, serve(html), [name for name in names if not name.startswith("_static/")])
+
+
+def faults(reports, key):
+    """Pages with a fault of this kind, in either width; empty when all is well."""
+    found = {}
+    for name, report in reports.items():
+        wrong = report.get(key) or report["wide"].get(key) or report["narrow"].get(key)
+        if wrong:
+            found[name] = wrong
+    return found
+
+
+def test_every_document_has_a_page(reports):
+    assert {f"{doc}.html" for doc in READING_ORDER} <= set(reports)
+
+
+def test_no_page_asks_another_host(reports):
+    assert not faults(reports, "outside")
+
+
+def test_no_page_complains(reports):
+    assert not faults(reports, "complaints")
+
+
+def test_no_page_loads_requirejs(reports):
+    assert not faults(reports, "requirejs")
+
+
+def test_formulas_are_rendered(reports):
+    assert not faults(reports, "unrendered")
+    assert reports["book/notation.html"]["wide"]["formulas"] > 20
+
+
+def test_every_picture_says_what_it_shows(reports):
+    assert not faults(reports, "unnamed")
+
+
+def test_text_stands_out_from_its_background(reports):
+    assert not faults(reports, "faint")
+
+
+def test_no_white_card_in_dark_mode(reports):
+    assert not faults(reports, "cards")
+
+
+def test_no_page_scrolls_sideways(reports):
+    for width in ("narrow", "wide"):
+        assert not {
+            name: report[width]["overflow"] for name, report in reports.items() if report[width]["overflow"] > 0
+        }
+
+
+def test_code_can_be_copied(reports):
+    for doc in CHAPTERS:
+        wide = reports[f"{doc}.html"]["wide"]
+        assert wide["copyButtons"] == wide["inputCells"] > 0, doc
+
+
+class Links(HTMLParser):
+    """What a page points to, and the anchors that it offers."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.anchors, self.relations = [], {""}, {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
+        target = attrs.get("href" if tag in {"a", "link"} else "src")
+        if target:
+            self.targets.append(target)
+            if tag == "a" and "prev-next" not in target and attrs.get("class") in {"left-prev", "right-next"}:
+                self.relations[attrs["class"]] = target
+
+
+def read_links(html):
+    pages = (path for path in html.rglob("*.html") if "_static" not in path.relative_to(html).parts)
+    return {path.relative_to(html).as_posix(): Links(path.read_text(encoding="utf-8")) for path in pages}
+
+
+def broken_links(html):
+    """Internal targets that do not exist, as (page, target)."""
+    pages = read_links(html)
+    broken = []
+    for name, links in pages.items():
+        for target in links.targets:
+            if urlparse(target).scheme or target.startswith("//"):
+                continue
+            path, anchor = urldefrag(urljoin(name, target.partition("?")[0] if "#" not in target else target))
+            path = unquote(path.partition("?")[0])
+            known = path in pages and unquote(anchor) in pages[path].anchors | {"top"}
+            if not (known or (path not in pages and (html / path).is_file())):
+                broken.append((name, target))
+    return broken
+
+
+def test_internal_links_and_anchors_exist(html):
+    assert not broken_links(html)
+
+
+def test_reading_order_has_previous_and_next(html):
+    pages = read_links(html)
+    for before, doc, after in zip([None, *READING_ORDER], READING_ORDER, [*READING_ORDER[1:], None], strict=False):
+        page = f"{doc}.html"
+        relations = {kind: urljoin(page, target) for kind, target in pages[page].relations.items()}
+        assert relations.get("left-prev") == (before and f"{before}.html"), doc
+        assert relations.get("right-next") == (after and f"{after}.html"), doc
+
+
+def test_every_chapter_opens_on_colab(html):
+    repository = CONFIG["repository"]["url"].removeprefix("https://")
+    pages = read_links(html)
+    assert CHAPTERS
+    for doc in CHAPTERS:
+        on_colab = f"https://colab.research.google.com/{repository.replace('.com', '')}/blob/main/{doc}.ipynb"
+        assert on_colab in pages[f"{doc}.html"].targets
+
+
+def test_search_finds_a_term(browser, serve, html):
+    page = browser.new_page()
+    page.goto(serve(html) + "search.html?q=sliding+window")
+    page.wait_for_selector("#search-results ul.search li a")
+    found = page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+    page.close()
+    assert "/book/glossary.html" in found
+
+
+def test_pages_name_one_repository():
+    known = CONFIG["repository"]["url"]
+    for path in (ROOT / "book").rglob("*.md"):
+        for address in re.findall(r"https://github\.com/mla[\w.-]*/[\w.-]+", path.read_text(encoding="utf-8")):
+            assert address == known, path.name
