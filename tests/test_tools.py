@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project in a temporary folder; `project.calls` collects what pip would have been asked for."""
+    """A project in a temporary folder, an environment that is quick to create, and what pip is asked for."""
     for name in prepare_venv.INPUTS["full"]:
         (tmp_path / name).write_text("first\n")
     calls = []
@@ -26,6 +26,10 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_venv, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(prepare_venv, "PYTHON", tmp_path / ".venv" / "bin" / "python")
     monkeypatch.setattr(prepare_venv, "pip_install", lambda *arguments: calls.append(arguments))
+    real_run = prepare_venv.subprocess.run
+    monkeypatch.setattr(
+        prepare_venv.subprocess, "run", lambda command, **options: real_run([*command, "--without-pip"], **options)
+    )
     return tmp_path, calls
 
 

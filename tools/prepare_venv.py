@@ -6,6 +6,7 @@ made anew.
 """
 
 import hashlib
+import platform
 import re
 import shutil
 import subprocess
@@ -37,11 +38,16 @@ def is_ready(level: str) -> bool:
 
 def is_usable() -> bool:
     """Whether .venv was finished once, here, by this version of Python."""
-    if not any(stamp(level).is_file() for level in INPUTS):
-        return False
-    if not (VENV / "home").is_file() or (VENV / "home").read_text() != f"{sys.version}\n{ROOT}":
-        return False
-    return PYTHON.exists() and subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+    finished = any(stamp(level).is_file() for level in INPUTS)
+    return finished and PYTHON.exists() and (VENV / "home").read_text() == f"{sys.version}\n{ROOT}"
+
+
+def create() -> None:
+    print(f"Creating .venv with Python {platform.python_version()} ...", flush=True)
+    shutil.rmtree(VENV, ignore_errors=True)
+    # Asked for from inside .venv itself, the interpreter that made it is wanted.
+    subprocess.run([sys._base_executable, "-m", "venv", VENV], check=True)
+    (VENV / "home").write_text(f"{sys.version}\n{ROOT}")
 
 
 def pip_install(*arguments: str) -> None:
@@ -58,13 +64,8 @@ def pip_install(*arguments: str) -> None:
 def main(level: str) -> None:
     if is_ready(level) and PYTHON.exists():
         return
-    version = "{}.{}.{}".format(*sys.version_info)
     if not is_usable():
-        print(f"Creating .venv with Python {version} ...", flush=True)
-        shutil.rmtree(VENV, ignore_errors=True)
-        # Asked for from inside .venv itself, the interpreter that made it is wanted.
-        subprocess.run([sys._base_executable, "-m", "venv", VENV], check=True)
-        (VENV / "home").write_text(f"{sys.version}\n{ROOT}")
+        create()
     for name in INPUTS:
         stamp(name).unlink(missing_ok=True)
     if level == "book":
