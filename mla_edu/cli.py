@@ -1,0 +1,161 @@
+"""The ``mla-edu`` command: how much cache a model needs, and what of it fits on which GPU."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from mla_edu import cost
+from mla_edu.models import GPUSpec, ModelSpec, get_gpu, get_model, list_models, spec_from_hf
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
+)
+
+
+def parse_count(text: str, option: str) -> int:
+    """``"4096"``, ``"128k"`` (131 072) or ``"1m"`` (1 048 576) as a number.
+
+    Raises:
+        ValueError: anything else, and zero.
+    """
+    match = re.fullmatch(r"([1-9]\d*)([km]?)", text.strip().casefold())
+    if match is None:
+        raise ValueError(f"{option} is {text!r}; expected a positive number such as 4096, 128k or 1m")
+    return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2]]
+
+
+def human(num_bytes: int | None) -> str:
+    """Three digits and a decimal unit: 70 272 is ``"70.3 kB"``."""
+    if num_bytes is None:
+        return "unknown"
+    value, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    digits = 0 if units[0] == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {units[0]}"
+
+
+def _find(name: str) -> ModelSpec:
+    path = Path(name)
+    if path.exists() or path.suffix == ".json":
+        return spec_from_hf(path)
+    return get_model(name)
+
+
+def _answer(
+    model: ModelSpec, num_tokens: int, batch_size: int, dtype: str, weights_dtype: str, gpu: GPUSpec | None
+) -> dict[str, Any]:
+    """All figures of one row, in bytes."""
+    state = cost.state_bytes(model)
+    per_sequence = cost.sequence_bytes(model, num_tokens, dtype)
+    fit = gpu and cost.fit(model, gpu, num_tokens, batch_size, dtype, weights_dtype)
+    return {
+        "name": model.name,
+        "kind": model.kind,
+        "bytes_per_token": cost.kv_cache_bytes(model, 1, 1, dtype),
+        "kv_bytes_per_sequence": cost.kv_cache_bytes(model, num_tokens, 1, dtype),
+        "index_bytes_per_sequence": cost.index_cache_bytes(model, num_tokens, 1, dtype),
+        "state_bytes_per_sequence": state,
+        "bytes_per_sequence": per_sequence,
+        "bytes_in_all": batch_size * per_sequence,
+        "weight_bytes": cost.weight_bytes(model, weights_dtype),
+        "fit": fit and dataclasses.asdict(fit),
+        "why": model.why,
+    }
+
+
+def _fail(error: Exception) -> typer.Exit:
+    typer.echo(f"mla-edu: {' '.join(str(error).split())}", err=True)
+    return typer.Exit(2)
+
+
+@app.command()
+def cache(
+    models: Annotated[list[str], typer.Argument(help="Names of the registry; paths to a config.json or its folder.")],
+    tokens: Annotated[str, typer.Option(help="Tokens per sequence: 4096, 128k, 1m.")] = "128k",
+    batch: Annotated[str, typer.Option(help="Sequences.")] = "1",
+    gpu: Annotated[str | None, typer.Option(help="What fits on this GPU, e.g. h200.")] = None,
+    dtype: Annotated[str, typer.Option(help="Cache format: fp32, fp16, bf16, fp8 or fp8_mla.")] = "bf16",
+    weights_dtype: Annotated[str, typer.Option(help="Weight format: fp32, fp16, bf16 or fp8.")] = "bf16",
+    as_json: Annotated[bool, typer.Option("--json", help="Exact integers, for programs.")] = False,
+) -> None:
+    """How much cache models need, and what fits beside their weights."""
+    try:
+        num_tokens, batch_size = parse_count(tokens, "--tokens"), parse_count(batch, "--batch")
+        card = None if gpu is None else get_gpu(gpu)
+        rows = [_answer(_find(name), num_tokens, batch_size, dtype, weights_dtype, card) for name in models]
+    except (ValueError, OSError) as error:
+        raise _fail(error) from None
+    if as_json:
+        question = {"num_tokens": num_tokens, "batch_size": batch_size, "dtype": dtype, "weights_dtype": weights_dtype}
+        typer.echo(json.dumps(question | {"gpu": card and card.name, "models": rows}, indent=2))
+        return
+    _print_cache(rows, num_tokens, batch_size, dtype, weights_dtype, card)
+
+
+def _print_cache(
+    rows: list[dict[str, Any]], num_tokens: int, batch_size: int, dtype: str, weights_dtype: str, gpu: GPUSpec | None
+) -> None:
+    console = Console()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", overflow="fold")
+    headings = ["per token", "per sequence", "in all", "weights", *(["GPUs", "room for"] if gpu else [])]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        sizes = [row[key] for key in ("bytes_per_token", "bytes_per_sequence", "bytes_in_all", "weight_bytes")]
+        room = []
+        if gpu:
+            fit = row["fit"]
+            room = ["?", "?"] if fit is None else [f"{fit['num_gpus']:,}", _room(fit["max_sequences"])]
+        table.add_row(row["name"], *map(human, sizes), *room)
+    console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, weights {weights_dtype}", highlight=False)
+    console.print(table)
+    for note in _notes(rows, gpu):
+        console.print(note, highlight=False, style="dim")
+
+
+def _room(max_sequences: int | None) -> str:
+    return "no limit" if max_sequences is None else f"{max_sequences:,} seq."
+
+
+def _notes(rows: list[dict[str, Any]], gpu: GPUSpec | None) -> list[str]:
+    notes = ["1 GB = 10**9 bytes. per token: the first token, before a window fills or a block closes."]
+    extras = [row["name"] for row in rows if row["index_bytes_per_sequence"] or row["state_bytes_per_sequence"]]
+    if extras:
+        notes.append(f"per sequence includes index keys and fp32 states: {', '.join(extras)}.")
+    if unknown := [row["name"] for row in rows if row["state_bytes_per_sequence"] is None]:
+        notes.append(f"recurrent state not known, not included: {', '.join(unknown)}.")
+    if gpu:
+        notes.append(
+            f"GPUs: fewest {gpu.title} ({human(gpu.memory)}) that hold the weights; room for: sequences beside them."
+        )
+        if any(row["fit"] is None for row in rows):
+            notes.append("?: the number of parameters is not known.")
+    return notes
+
+
+@app.command()
+def models() -> None:
+    """List the registry: name, kind of attention, parameters, cache per token in 16 bit."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("parameters", justify="right")
+    table.add_column("per token", justify="right")
+    for name in list_models():
+        spec = get_model(name)
+        parameters = "unknown" if spec.num_parameters is None else f"{spec.num_parameters / 1e9:,.1f} B"
+        table.add_row(name, spec.kind, parameters, human(cost.kv_cache_bytes(spec, 1)))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()
