@@ -5,7 +5,9 @@ requirement is installed over the old ones; an environment that was interrupted,
 made anew.
 """
 
+import fcntl
 import hashlib
+import os
 import platform
 import re
 import shutil
@@ -81,4 +83,8 @@ def main(level: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        fcntl.flock(os.open(ROOT, os.O_RDONLY), fcntl.LOCK_EX)  # one at a time, until this process ends
+        main(sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The next run starts anew.")
