@@ -94,8 +94,9 @@ def test_readme_code_runs():
 
 
 def test_readme_command_runs():
-    from mla_edu.cli import app
     from typer.testing import CliRunner
+
+    from mla_edu.cli import app
 
     (command,) = re.findall(r"^mla-edu (.+)$", read("README.md"), flags=re.MULTILINE)
     result = CliRunner().invoke(app, command.split())

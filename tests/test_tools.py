@@ -6,14 +6,15 @@ import sys
 import threading
 import urllib.request
 
-import execute_notebooks
 import nbformat
-import prepare_venv
 import pytest
-import serve
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 from rich.progress import Progress
+
+import execute_notebooks
+import prepare_venv
+import serve
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from execute_notebooks import STATUS, STATUS_TABLE, chapters, code_hash, status_table
 
 import mla_edu
+from execute_notebooks import STATUS, STATUS_TABLE, chapters, code_hash, status_table
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(p for p in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
