@@ -104,9 +104,9 @@ def _print_cache(
     rows: list[dict[str, Any]], num_tokens: int, batch_size: int, dtype: str, weights_dtype: str, gpu: GPUSpec | None
 ) -> None:
     console = Console()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("model", overflow="fold")
-    headings = ["per token", "per sequence", "in all", "weights", *(["GPUs", "room for"] if gpu else [])]
+    headings = ["per token", "per sequence", "in all", "weights", *(["GPUs", "fit"] if gpu else [])]
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
@@ -114,7 +114,7 @@ def _print_cache(
         room = []
         if gpu:
             fit = row["fit"]
-            room = ["?", "?"] if fit is None else [f"{fit['num_gpus']:,}", _room(fit["max_sequences"])]
+            room = ["?", "?"] if fit is None else [f"{fit['num_gpus']:,}", _many(fit["max_sequences"])]
         table.add_row(row["name"], *map(human, sizes), *room)
     console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, weights {weights_dtype}", highlight=False)
     console.print(table)
@@ -122,21 +122,19 @@ def _print_cache(
         console.print(note, highlight=False, style="dim")
 
 
-def _room(max_sequences: int | None) -> str:
-    return "no limit" if max_sequences is None else f"{max_sequences:,} seq."
+def _many(max_sequences: int | None) -> str:
+    return "no limit" if max_sequences is None else f"{max_sequences:,}"
 
 
 def _notes(rows: list[dict[str, Any]], gpu: GPUSpec | None) -> list[str]:
-    notes = ["1 GB = 10**9 bytes. per token: the first token, before a window fills or a block closes."]
+    notes = ["1 GB = 10**9 bytes. per token: the first one, before a window is full."]
     extras = [row["name"] for row in rows if row["index_bytes_per_sequence"] or row["state_bytes_per_sequence"]]
     if extras:
         notes.append(f"per sequence includes index keys and fp32 states: {', '.join(extras)}.")
     if unknown := [row["name"] for row in rows if row["state_bytes_per_sequence"] is None]:
         notes.append(f"recurrent state not known, not included: {', '.join(unknown)}.")
     if gpu:
-        notes.append(
-            f"GPUs: fewest {gpu.title} ({human(gpu.memory)}) that hold the weights; room for: sequences beside them."
-        )
+        notes.append(f"GPUs: fewest {gpu.title} that hold the weights. fit: sequences beside them.")
         if any(row["fit"] is None for row in rows):
             notes.append("?: the number of parameters is not known.")
     return notes
@@ -145,7 +143,7 @@ def _notes(rows: list[dict[str, Any]], gpu: GPUSpec | None) -> list[str]:
 @app.command()
 def models() -> None:
     """List the registry: name, kind of attention, parameters, cache per token in 16 bit."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("kind")
     table.add_column("parameters", justify="right")

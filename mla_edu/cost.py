@@ -37,7 +37,7 @@ def bytes_per_number(dtype: str) -> int:
     return BYTES_PER_NUMBER[dtype]
 
 
-# ---------------------------------------------------------------------------------------------------- bytes of the cache
+# --- bytes of the cache
 
 
 def fp8_mla_token_bytes(config: MLAConfig) -> int:
@@ -129,7 +129,7 @@ def state_bytes(model: str | ModelSpec, batch_size: int = 1, dtype: str = "fp32"
     return None if elements is None else batch_size * elements * bytes_per_number(dtype)
 
 
-# ---------------------------------------------------------------------------------------------- operations of one layer
+# --- operations of one layer
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def projection_cost(config: Layer, num_new: int = 1, batch_size: int = 1, dtype:
     return Cost(2 * products * num_new * batch_size, parameters * bytes_per_number(dtype))
 
 
-# ------------------------------------------------------------------------------------------------- one GPU, and several
+# --- one GPU, and several
 
 
 def _peak(gpu: GPUSpec, dtype: str) -> int:

@@ -1,0 +1,261 @@
+"""The cost model: figures known from papers, and identities that must hold for any layer."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.cost import (
+    Cost,
+    attention_cost,
+    attention_macs_per_score,
+    expansion_macs_per_token,
+    fit,
+    fp8_mla_token_bytes,
+    index_cache_bytes,
+    kv_cache_bytes,
+    num_attention_parameters,
+    num_scores,
+    projection_cost,
+    ridge,
+    roofline,
+    sequence_bytes,
+    state_bytes,
+    step_seconds,
+    weight_bytes,
+)
+from mla_edu.models import get_gpu, get_model, list_models
+
+V3 = get_model("deepseek-v3").config
+LLAMA = get_model("llama-3.1-405b").config
+
+counts = st.integers(1, 300)
+formats = st.sampled_from(["fp32", "fp16", "bf16", "fp8"])
+
+
+@st.composite
+def gqa_configs(draw):
+    groups, group_size = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    window = draw(st.none() | counts)
+    return GQAConfig(draw(counts), groups * group_size, groups, 2 * draw(st.integers(1, 40)), sliding_window=window)
+
+
+@st.composite
+def mla_configs(draw):
+    names = ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+    widths = {name: draw(st.integers(1, 200)) for name in names}
+    rank, rope = draw(st.none() | counts), 2 * draw(st.integers(0, 40))
+    return MLAConfig(draw(counts), draw(st.integers(1, 16)), q_lora_rank=rank, qk_rope_head_dim=rope, **widths)
+
+
+def test_bytes_per_token_of_published_models():
+    assert kv_cache_bytes("deepseek-67b", 1) == 389_120
+    assert kv_cache_bytes("deepseek-v3", 1) == 70_272
+    assert kv_cache_bytes("llama-3.1-405b", 1) == 516_096
+    # 93.3 % (DeepSeek-V2 abstract): 6 bits a number against DeepSeek 67B in 16 bits.
+    assert round(1 - kv_cache_bytes("deepseek-v2", 1) * 6 / 16 / 389_120, 3) == 0.933
+
+
+def test_fp8_layouts():
+    assert fp8_mla_token_bytes(V3) == 656
+    assert kv_cache_bytes("deepseek-v3", 1, dtype="fp8_mla") == 40_016
+    assert kv_cache_bytes("deepseek-v3", 1, dtype="fp8") == 35_136
+    assert index_cache_bytes("deepseek-v3.2", 1, dtype="fp8") == index_cache_bytes("deepseek-v3.2", 1, dtype="fp8_mla")
+    assert index_cache_bytes("deepseek-v3.2", 1, dtype="fp8") == 61 * 132
+    assert index_cache_bytes("deepseek-v3.2", 1) == 61 * 256
+    assert index_cache_bytes("deepseek-v3", 1000) == 0
+
+
+def test_states_do_not_grow():
+    assert state_bytes("kimi-linear-48b-a3b", 3) == 3 * 4 * get_model("kimi-linear-48b-a3b").state_elements
+    assert state_bytes("deepseek-v3") == 0
+
+
+@given(st.sampled_from(list_models()), st.integers(0, 10**6), st.integers(1, 64), formats)
+def test_a_models_cache_is_the_sum_of_its_groups_and_never_shrinks(name, tokens, batch, dtype):
+    size = kv_cache_bytes(name, tokens, batch, dtype)
+    assert size == batch * kv_cache_bytes(get_model(name), tokens, 1, dtype)
+    assert size <= kv_cache_bytes(name, tokens + 1, batch, dtype)
+    assert sequence_bytes(name, tokens, dtype) == (
+        kv_cache_bytes(name, tokens, 1, dtype) + index_cache_bytes(name, tokens, 1, dtype) + state_bytes(name)
+    )
+
+
+@given(gqa_configs(), counts, counts)
+def test_a_layers_cache_is_a_key_and_a_value_per_group_up_to_its_window(config, tokens, batch):
+    kept = min(tokens, config.sliding_window or tokens)
+    assert kv_cache_bytes(config, tokens, batch) == 2 * 2 * config.num_key_value_heads * config.head_dim * kept * batch
+
+
+@given(mla_configs(), counts)
+def test_an_mla_layers_cache_is_one_latent_and_one_rotary_key(config, tokens):
+    assert kv_cache_bytes(config, tokens) == 2 * (config.kv_lora_rank + config.qk_rope_head_dim) * tokens
+
+
+@given(st.integers(0, 40), st.integers(1, 40), st.none() | st.integers(1, 50))
+def test_scores_are_the_ones_of_a_causal_mask(cached, new, window):
+    seen = [
+        [j <= i and (window is None or i - j < window) for j in range(cached + new)]
+        for i in range(cached, cached + new)
+    ]
+    assert num_scores(cached, new, window) == sum(map(sum, seen))
+
+
+@given(gqa_configs(), counts, counts)
+def test_decoding_one_by_one_costs_the_operations_of_one_pass_and_reads_more(config, cached, new):
+    steps = [attention_cost(config, cached + i) for i in range(new)]
+    one_pass = attention_cost(config, cached, new)
+    assert sum(step.flops for step in steps) == one_pass.flops
+    assert sum(step.bytes for step in steps) >= one_pass.bytes
+
+
+@given(gqa_configs(), counts)
+def test_grouping_divides_the_bytes_and_keeps_the_operations(config, cached):
+    def with_groups(groups):
+        return attention_cost(config.model_copy(update={"num_key_value_heads": groups}), cached)
+
+    mha, mqa = with_groups(config.num_attention_heads), with_groups(1)
+    own = attention_cost(config, cached)
+    assert mha.flops == own.flops == mqa.flops
+    assert mha.bytes == own.bytes * config.group_size == mqa.bytes * config.num_attention_heads
+    assert math.isclose(own.intensity, config.group_size)  # 2 operations for each of 2 bytes, per head of the group
+
+
+@given(mla_configs(), counts, counts)
+def test_mla_modes_per_head(config, cached, new):
+    """Expanded C d_c (d_h + d_h) + scores (2 d_h + d_h^R); absorbed scores (2 d_c + d_h^R) + s d_c (d_h + d_h)."""
+    total, scores = cached + new, num_scores(cached, new)
+    rank, rope = config.kv_lora_rank, config.qk_rope_head_dim
+    nope, value = config.qk_nope_head_dim, config.v_head_dim
+    per_head = 2 * config.num_attention_heads
+    expanded = attention_cost(config, cached, new, mode="expanded")
+    absorbed = attention_cost(config, cached, new, mode="absorbed")
+    assert expanded.flops == per_head * (total * rank * (nope + value) + scores * (nope + rope + value))
+    assert absorbed.flops == per_head * (scores * (2 * rank + rope) + new * rank * (nope + value))
+    assert expanded.bytes == absorbed.bytes == kv_cache_bytes(config, total)
+
+
+def test_deepseek_v3_decode_step():
+    cached = 4095
+    expanded = attention_cost(V3, cached, mode="expanded").flops // 2
+    absorbed = attention_cost(V3, cached, mode="absorbed").flops // 2
+    assert expanded == 128 * (4096 * 131_072 + 4096 * 320)
+    assert absorbed == 128 * (4096 * 1_088 + 131_072)
+    # Per cached token: expansion is 409.6 times the attention it serves, absorbed attention 3.4 times.
+    assert expansion_macs_per_token(V3) == 16_777_216
+    assert expansion_macs_per_token(V3) / attention_macs_per_score(V3, "expanded") == 409.6
+    assert attention_macs_per_score(V3, "absorbed") / attention_macs_per_score(V3, "expanded") == 3.4
+
+
+def test_intensity_of_mla_decode_tends_to_242_operations_per_byte():
+    assert round(2 * attention_macs_per_score(V3, "absorbed") / kv_cache_bytes(V3, 1), 1) == 241.8
+    assert 241.8 < attention_cost(V3, 10**6, mode="absorbed").intensity < 242
+
+
+def test_parameters_of_one_layer():
+    assert num_attention_parameters(LLAMA) == 16384 * 16384 * 2 + 2 * 16384 * 1024
+    assert num_attention_parameters(get_model("deepseek-v2").config) == 149_225_472  # 149.2 M
+    lite = get_model("deepseek-v2-lite").config  # queries are not compressed
+    assert num_attention_parameters(lite) == 2048 * 16 * 192 + 2048 * 576 + 512 * 16 * 256 + 16 * 128 * 2048
+    biased = LLAMA.model_copy(update={"qkv_bias": True, "o_bias": True})
+    assert num_attention_parameters(biased) - num_attention_parameters(LLAMA) == 16384 + 2 * 1024 + 16384
+
+
+@given(gqa_configs() | mla_configs(), counts, counts)
+def test_weights_are_read_once_for_the_whole_batch(config, new, batch):
+    alone, together = projection_cost(config), projection_cost(config, new, batch)
+    assert together == Cost(alone.flops * new * batch, alone.bytes)
+    assert alone.bytes == 2 * num_attention_parameters(config)
+
+
+@given(mla_configs())
+def test_no_product_of_an_mla_layer_is_counted_twice(config):
+    """A first token: projections, the up-projections once in either mode, and one score."""
+    macs = num_attention_parameters(config) + attention_macs_per_score(config, "expanded")
+    assert (projection_cost(config) + attention_cost(config, 0, mode="expanded")).flops == 2 * macs
+
+
+def test_costs_add_up():
+    assert Cost(1, 2) + Cost(3, 4) == Cost(4, 6)
+    assert Cost(3, 4).intensity == 0.75 and Cost(3, 0).intensity == math.inf
+
+
+@given(st.integers(1, 10**15), st.integers(1, 10**12), st.sampled_from(["h100", "a100-80gb", "l4"]))
+def test_the_roofline_bends_at_the_ridge(flops, moved, gpu):
+    cost, card = Cost(flops, moved), get_gpu(gpu)
+    attainable = roofline(cost, gpu)
+    assert math.isclose(flops / attainable, step_seconds(cost, card))
+    assert (attainable == card.flops["bf16"]) == (cost.intensity >= ridge(gpu))
+
+
+def test_the_ridge_of_an_h100_is_at_295_operations_per_byte():
+    assert round(ridge("h100")) == 295
+    assert ridge("h100", "fp8") > 2 * 295 - 1
+
+
+def test_what_fits_beside_the_weights():
+    answer = fit("deepseek-v3", "h200", 131_072, batch_size=32)
+    assert answer.num_gpus == 10 and answer.free_bytes == 10 * 141 * 10**9 - 2 * 671 * 10**9
+    assert answer.max_sequences == answer.free_bytes // (131_072 * 70_272) == 7
+    assert answer.max_tokens == answer.free_bytes // (32 * 70_272)
+    assert fit("deepseek-v3", get_gpu("h200"), 131_072, weights_dtype="fp8").num_gpus == 5
+
+
+@given(st.sampled_from(list_models()), st.integers(0, 10**6), st.integers(1, 64), st.sampled_from(["h100", "b200"]))
+def test_the_fit_is_tight(name, tokens, batch, gpu):
+    answer = fit(name, gpu, tokens, batch)
+    if weight_bytes(name) is None:
+        assert answer is None
+        return
+    memory = get_gpu(gpu).memory
+    assert (answer.num_gpus - 1) * memory < weight_bytes(name) <= answer.num_gpus * memory
+    if answer.max_sequences is not None:
+        used = answer.max_sequences * sequence_bytes(name, tokens)
+        assert used <= answer.free_bytes < used + sequence_bytes(name, tokens)
+    if answer.max_tokens:
+        assert batch * sequence_bytes(name, answer.max_tokens) <= answer.free_bytes
+        assert batch * sequence_bytes(name, answer.max_tokens + 1) > answer.free_bytes
+
+
+def test_a_cache_that_stops_growing_has_no_limit():
+    assert fit("mistral-7b-v0.1", "h100", 8192).max_tokens is None
+
+
+def test_without_a_parameter_count_there_is_no_fit():
+    assert weight_bytes("deepseek-v3.1") is None and fit("deepseek-v3.1", "h200", 1024) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kv_cache_bytes("deepsek-v3", 1), "unknown model 'deepsek-v3'; nearest: deepseek-v3"),
+        (lambda: kv_cache_bytes("deepseek-v3", -1), "num_tokens is -1; expected an integer of at least 0"),
+        (lambda: kv_cache_bytes("deepseek-v3", 1.5), "num_tokens is 1.5"),
+        (lambda: kv_cache_bytes("deepseek-v3", True), "num_tokens is True"),
+        (lambda: kv_cache_bytes("deepseek-v3", 1, 0), "batch_size is 0; expected a positive integer"),
+        (lambda: kv_cache_bytes("deepseek-v3", 1, dtype="int4"), "dtype is 'int4'; expected fp32, fp16, bf16 or fp8"),
+        (lambda: kv_cache_bytes("llama-3-8b", 1, dtype="fp8_mla"), "layer of kind 'gqa'; expected 'mla'"),
+        (lambda: kv_cache_bytes("mimo-v2-flash", 1, dtype="fp8_mla"), "expected another for mimo-v2-flash"),
+        (
+            lambda: fp8_mla_token_bytes(V3.model_copy(update={"kv_lora_rank": 100})),
+            "kv_lora_rank is 100; expected a multiple",
+        ),
+        (lambda: attention_cost(V3, 8), "mode is None; expected 'expanded' or 'absorbed'"),
+        (lambda: attention_cost(LLAMA, 8, mode="absorbed"), "mode is 'absorbed'; expected None"),
+        (lambda: attention_cost(LLAMA, 8, 0), "num_new is 0"),
+        (lambda: projection_cost(LLAMA, batch_size=-1), "batch_size is -1"),
+        (lambda: ridge("h20"), "unknown GPU 'h20'; nearest: h200"),
+        (lambda: ridge("t4"), "dtype is 'bf16'; expected one that t4 has: fp16"),
+        (lambda: fit("deepseek-v3", "h200", 1, batch_size=0), "batch_size is 0"),
+    ],
+)
+def test_bad_input_is_one_clear_error(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_wrong_kind_of_model_is_named():
+    with pytest.raises(TypeError, match="model_or_config is a list"):
+        kv_cache_bytes([V3], 1)
