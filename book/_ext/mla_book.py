@@ -1,10 +1,12 @@
 """What the book adds to its Sphinx extensions.
 
-Figures that a notebook displays as SVG stand in the page itself, so that they take its ink in light and in dark mode.
+Figures that a notebook displays as SVG stand in the page itself, so that they take
+its ink in light and in dark mode.
 
-The API pages, which sphinx-autoapi makes from the source text, are said more plainly. Signatures and types stand as
-the source has them, so that shapes such as ``Float[Tensor, "batch seq dim"]`` stay readable. A field is described by the
-comment behind it. Nothing of the package is imported.
+The API pages, which sphinx-autoapi makes from the source text, are said more
+plainly. Signatures and types stand as the source has them, so that shapes such as
+``Float[Tensor, "batch seq dim"]`` stay readable. A field is described by the comment
+behind it. Nothing of the package is imported.
 """
 
 import ast
@@ -24,18 +26,28 @@ class Module:
 
     def __init__(self, name, path):
         self.lines = Path(path).read_text(encoding="utf-8").splitlines()
-        self.definitions = {}  # full name -> function, or annotated field of a class
+        self.definitions = {}  # full name -> class, function, or declared field
         self.outside = set()  # names that come from other libraries
         self.aliases = set()  # plain names assigned at the top
         tree = ast.parse("\n".join(self.lines))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                self.outside |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] != PACKAGE:
+                self.outside |= {
+                    (alias.asname or alias.name).partition(".")[0]
+                    for alias in node.names
+                }
+            elif (
+                isinstance(node, ast.ImportFrom)
+                and (node.module or "").partition(".")[0] != PACKAGE
+            ):
                 self.outside |= {alias.asname or alias.name for alias in node.names}
         for node in tree.body:
             if isinstance(node, ast.Assign):
-                self.aliases |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+                self.aliases |= {
+                    target.id
+                    for target in node.targets
+                    if isinstance(target, ast.Name)
+                }
         self._collect(tree, name)
 
     def _collect(self, node, prefix):
@@ -45,11 +57,13 @@ class Module:
                 self._collect(child, f"{prefix}.{child.name}")
             elif isinstance(child, ast.FunctionDef):
                 self.definitions[f"{prefix}.{child.name}"] = child
-            elif isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+            elif isinstance(child, ast.AnnAssign) and isinstance(
+                child.target, ast.Name
+            ):
                 self.definitions[f"{prefix}.{child.target.id}"] = child
 
     def comment(self, node):
-        """The comment at the end of a statement's last line, or else the comment lines just above it."""
+        """The comment that ends a statement's last line, or else the one above it."""
         trailing = re.search(r"\s#:?\s+(.+)$", self.lines[node.end_lineno - 1])
         if trailing:
             return trailing.group(1)
@@ -62,7 +76,7 @@ class Module:
 
 
 def read_source(app):
-    """Take types and the comments behind fields from the syntax tree, once autoapi has read the package."""
+    """Take types, and the comments behind fields, from the syntax trees."""
     app.mla_modules = {}
     for name, obj in app.env.autoapi_all_objects.items():
         if obj.type in {"module", "package"}:
@@ -89,62 +103,109 @@ def sentence(text):
 
 def parse_docstring(app, what, name, obj, options, lines):
     """Turn a Google docstring into reStructuredText, in place."""
-    if what not in {"attribute", "data", "property"}:  # there napoleon takes "Width: in heads" for a type
-        lines[:] = GoogleDocstring(lines, Config(napoleon_use_rtype=False), app, what, name, obj, options).lines()
+    if what not in {
+        "attribute",
+        "data",
+        "property",
+    }:  # there napoleon takes "Width: in heads" for a type
+        settings = Config(napoleon_use_rtype=False, napoleon_use_ivar=True)
+        lines[:] = GoogleDocstring(
+            lines, settings, app, what, name, obj, options
+        ).lines()
 
 
 def write_signature(app, what, name, obj, options, args, retann):
-    """The signature as the source has it; none for a class whose fields say it all."""
+    """The signature as in the source; none for a class whose fields say it all."""
     node = app.mla_definitions.get(name)
     if isinstance(node, ast.ClassDef):
         node = app.mla_definitions.get(f"{name}.__init__")
         if node is None:
             return "", None
-    if not isinstance(node, ast.FunctionDef) or what == "property":
+    if not isinstance(node, ast.FunctionDef) or what == "apiproperty":
         return args, retann
     arguments = ast.unparse(node.args)
-    if what in {"class", "method", "exception"}:
+    if what in {"apiclass", "apimethod", "apiexception"}:
         arguments = re.sub(r"^(self|cls)(, |$)", "", arguments)
     return f"({arguments})", ast.unparse(node.returns) if node.returns else None
 
 
 def skip_member(app, what, name, obj, skip, options):
-    """Leave out what a module only imports, and aliases without a word about them."""
-    if getattr(obj, "obj", {}).get("original_path") or (obj.type == "data" and not obj.docstring):
+    """Leave out what a module only imports, and names that nothing is said of.
+
+    A declared field needs no words: its name and type say something.
+    """
+    undeclared = obj.type == "data" or (
+        obj.type == "attribute" and obj.id not in app.mla_definitions
+    )
+    if (
+        "original_path" in obj.obj
+        or obj.name == "model_config"
+        or (undeclared and not obj.docstring)
+    ):
         return True
     return None
 
 
 def resolve(app, env, node, contnode):
-    """Link a name of the package by its last part; print names of other libraries and type aliases as they stand."""
+    """Link a name of the package by its last part.
+
+    Names of other libraries, and the package's type aliases, are printed as they stand.
+    """
     if node["refdomain"] != "py":
         return None
     target = node["reftarget"]
     last = target.rpartition(".")[2]
     domain = env.get_domain("py")
-    found = [(name, entry) for name, entry in domain.objects.items() if name.rpartition(".")[2] == last]
+    found = [
+        (name, entry)
+        for name, entry in domain.objects.items()
+        if name.rpartition(".")[2] == last
+    ]
     if len(found) == 1 and found[0][0].startswith(PACKAGE):
         name, entry = found[0]
-        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
+        return make_refnode(
+            app.builder,
+            node["refdoc"],
+            entry.docname,
+            entry.node_id,
+            contnode,
+            name,
+        )
     modules = app.mla_modules.values()
-    if target.partition(".")[0] in {name for module in modules for name in module.outside}:
+    if target.partition(".")[0] in {
+        name for module in modules for name in module.outside
+    }:
         return contnode
-    return contnode if last in {name for module in modules for name in module.aliases} else None
+    return (
+        contnode
+        if last in {name for module in modules for name in module.aliases}
+        else None
+    )
 
 
 def api_pages(app, env, added, changed, removed):
-    """Read the API pages anew in every build: Sphinx does not know that they follow from the source files."""
+    """Read the API pages anew: Sphinx does not know that they follow the package."""
     return [name for name in env.found_docs if name.startswith(API_PAGES)]
 
 
 def inline_figures(app, doctree):
-    """Put the SVG figures of notebook outputs into the page, in place of an ``img`` that points to them."""
+    """Put a notebook's SVG figures into the page, in place of an ``img``."""
     for image in list(doctree.findall(nodes.image)):
         path = Path(app.srcdir, image["uri"])
-        svg = path.read_text(encoding="utf-8") if path.suffix == ".svg" and path.is_file() else ""
+        svg = (
+            path.read_text(encoding="utf-8")
+            if path.suffix == ".svg" and path.is_file()
+            else ""
+        )
         if 'role="img"' in svg:
-            svg = svg[svg.index("<svg") :].replace('class="mla-figure" ', "", 1)  # the class goes to the figure
-            image.replace_self(nodes.raw("", f'<figure class="mla-figure">{svg}</figure>', format="html"))
+            svg = svg[svg.index("<svg") :].replace(
+                'class="mla-figure" ', "", 1
+            )  # the class goes to the figure
+            image.replace_self(
+                nodes.raw(
+                    "", f'<figure class="mla-figure">{svg}</figure>', format="html"
+                )
+            )
 
 
 def drop_live_code(app, pagename, templatename, context, doctree):
@@ -152,7 +213,9 @@ def drop_live_code(app, pagename, templatename, context, doctree):
     context["script_files"] = [
         script
         for script in context["script_files"]
-        if "thebe" not in str(getattr(script, "filename", "")) + str(getattr(script, "attributes", {})).lower()
+        if "thebe"
+        not in str(getattr(script, "filename", ""))
+        + str(getattr(script, "attributes", {})).lower()
     ]
 
 
@@ -163,6 +226,8 @@ def setup(app):
     app.connect("autodoc-skip-member", skip_member)
     app.connect("missing-reference", resolve)
     app.connect("env-get-outdated", api_pages)
-    app.connect("doctree-read", inline_figures, priority=900)  # once Sphinx knows where the images lie
+    app.connect(
+        "doctree-read", inline_figures, priority=900
+    )  # once Sphinx knows where the images lie
     app.connect("html-page-context", drop_live_code, priority=900)
     return {"version": "1", "parallel_read_safe": True}

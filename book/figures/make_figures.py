@@ -12,7 +12,14 @@ from mla_edu.cost import kv_cache_bytes
 from mla_edu.models import get_model
 
 FIGURES = Path(__file__).parent
-MODELS = ["gpt-3-175b", "llama-3.1-405b", "deepseek-67b", "qwen2.5-72b-instruct", "palm-540b", "deepseek-v3"]
+MODELS = [
+    "gpt-3-175b",
+    "llama-3.1-405b",
+    "deepseek-67b",
+    "qwen2.5-72b-instruct",
+    "palm-540b",
+    "deepseek-v3",
+]
 KINDS = {"mha": "MHA", "gqa": "GQA", "mqa": "MQA", "mla": "MLA"}
 
 WIDTH, ROW, BAR, TOP = 400, 46, 15, 34
@@ -41,27 +48,38 @@ def cache_per_token():
         label = f"{model.title} · {KINDS[model.kind]}, {model.config.num_attention_heads} query heads"
         rows.append(f'<text x="0" y="{y + 12}">{escape(label)}</text>')
         size = kilobytes(totals[name])
-        rows.append(f'<text x="{WIDTH}" y="{y + 12}" text-anchor="end" font-weight="600">{size}</text>')
+        rows.append(
+            f'<text x="{WIDTH}" y="{y + 12}" text-anchor="end" font-weight="600">{size}</text>'
+        )
         x = 0.0
         for variable, colour, num_bytes in parts(name):
             width = num_bytes * scale
             style = f"fill:var({variable},{colour})"
-            rows.append(f'<rect x="{x:.2f}" y="{y + 18}" width="{width:.2f}" height="{BAR}" style="{style}"/>')
+            rows.append(
+                f'<rect x="{x:.2f}" y="{y + 18}" width="{width:.2f}" height="{BAR}" style="{style}"/>'
+            )
             x += width
     last = get_model(MODELS[-1])
     latent, rotary = last.config.kv_lora_rank, last.config.qk_rope_head_dim
     note = f"{latent} numbers of latent, {rotary} of rotary key, in {last.num_layers} layers"
-    rows.append(f'<text x="{x + 6:.2f}" y="{y + 29.5}" font-size="11.5">{note}</text>')
+    rows.append(
+        f'<text x="{x + 6:.2f}" y="{y + 29.5}" font-size="11.5">{note}</text>'
+    )
     legend, x = [], 0
     for variable, colour, text, width in [
         ("--mla-key", KEY, "keys, or the latent", 142),
         ("--mla-value", VALUE, "values", 66),
         ("--mla-rope", ROPE, "rotary key", 0),
     ]:
-        legend.append(f'<rect x="{x}" y="2" width="10" height="10" style="fill:var({variable},{colour})"/>')
+        legend.append(
+            f'<rect x="{x}" y="2" width="10" height="10" style="fill:var({variable},{colour})"/>'
+        )
         legend.append(f'<text x="{x + 16}" y="11.5" font-size="12">{text}</text>')
         x += width
-    listed = ", ".join(f"{get_model(n).title} ({KINDS[get_model(n).kind]}) {kilobytes(totals[n])}" for n in MODELS)
+    listed = ", ".join(
+        f"{get_model(n).title} ({KINDS[get_model(n).kind]}) {kilobytes(totals[n])}"
+        for n in MODELS
+    )
     label = f"Bars of the cache that one token takes at 16 bits: {listed}."
     height = TOP + len(MODELS) * ROW - (ROW - 18 - BAR)
     body = "\n".join(legend + rows)
