@@ -124,12 +124,19 @@ class Table:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        numeric = [all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
+
         def row(tag: str, cells: tuple[str, ...]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+            classes = [' class="number"' if is_number else "" for is_number in numeric]
+            parts = (f"<{tag}{c}>{html.escape(cell)}</{tag}>" for c, cell in zip(classes, cells, strict=True))
+            return f"<tr>{''.join(parts)}</tr>"
 
         body = "\n".join(row("td", cells) for cells in self.rows)
         head = row("th", self.header)
         return f'<table class="mla-table">\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+
+
+_NUMBER = re.compile(r"-?[\d,.]*")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

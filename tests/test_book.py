@@ -42,7 +42,7 @@ def test_a_figure_leaves_the_page_around_it_alone():
 def test_a_table_aligns_numbers_and_escapes_text():
     result = table(["model", "bytes"], [["a<b", 70272], ["longer name", 1]])
     assert repr(result).splitlines() == ["model         bytes", "a<b          70,272", "longer name       1"]
-    assert "<td>a&lt;b</td><td>70,272</td>" in result._repr_html_()
+    assert '<td>a&lt;b</td><td class="number">70,272</td>' in result._repr_html_()
 
 
 def test_a_ragged_table_is_refused():
