@@ -93,15 +93,18 @@ def test_readme_code_runs():
     assert names["y"].shape == (1, 1, 512)
 
 
-def test_readme_command_runs():
+def test_readme_shows_what_the_command_prints():
     from typer.testing import CliRunner
 
     from mla_edu.cli import app
 
-    (command,) = re.findall(r"^mla-edu (.+)$", read("README.md"), flags=re.MULTILINE)
-    result = CliRunner().invoke(app, command.split())
+    (block,) = re.findall(r"```\n(mla-edu cache .*?)```", read("README.md"), flags=re.DOTALL)
+    command, *shown = block.splitlines()
+    result = CliRunner().invoke(app, command.split()[1:])
     assert result.exit_code == 0, result.output
-    assert "128" in result.output
+    printed = [line.strip() for line in result.output.splitlines()]
+    for line in filter(None, shown):
+        assert line.strip() in printed
 
 
 # What a user's pip sees
