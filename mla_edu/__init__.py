@@ -4,7 +4,7 @@ from mla_edu.config import GQAConfig, MLAConfig, config_from_hf
 
 __version__ = "0.1.0"
 
-__all__ = ["GQAConfig", "GroupedQueryAttention", "MLAConfig", "config_from_hf"]
+__all__ = ["GQAConfig", "GroupedQueryAttention", "MLAConfig", "MultiHeadLatentAttention", "config_from_hf"]
 
 
 def __getattr__(name: str):
@@ -13,4 +13,8 @@ def __getattr__(name: str):
         from mla_edu.attention.gqa import GroupedQueryAttention
 
         return GroupedQueryAttention
+    if name == "MultiHeadLatentAttention":
+        from mla_edu.attention.mla import MultiHeadLatentAttention
+
+        return MultiHeadLatentAttention
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,100 +7,16 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    ValidationError,
-    model_validator,
-)
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
+
+from mla_edu.rope_scaling import RopeScaling, YarnScaling
+from mla_edu.validation import Checked, EvenNonNegativeInt, EvenPositiveInt, PositiveInt
+from mla_edu.validation import describe as describe
 
 
-def _even(width: int) -> int:
-    if width % 2:
-        raise ValueError("expected an even number, since rotation turns pairs of numbers")
-    return width
-
-
-PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-EvenPositiveInt = Annotated[PositiveInt, AfterValidator(_even)]
-EvenNonNegativeInt = Annotated[int, Field(strict=True, ge=0), AfterValidator(_even)]
-
-
-class _Checked(BaseModel):
-    """Immutable, no unknown names; a bad value is one ``ValueError`` that names argument, value and expectation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __init__(self, **values: Any):
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ValueError(f"{type(self).__name__}: {describe(error)}") from None
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error in one line: each argument, the value it was given, and what was expected."""
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        name = ".".join(str(part) for part in fault["loc"])
-        given = f"{name} is {fault['input']!r}; " if name and fault["type"] != "missing" else name and f"{name}: "
-        lines.append(given + message)
-    return "; ".join(lines)
-
-
-class LinearScaling(_Checked):
-    """Position interpolation: every angle is divided by ``factor`` (Chen et al. 2023)."""
-
-    rope_type: Literal["linear"] = "linear"
-    factor: PositiveFloat
-
-
-class Llama3Scaling(_Checked):
-    """Llama 3.1's stretch: slow pairs are divided by ``factor``, fast ones kept, those between blended."""
-
-    rope_type: Literal["llama3"] = "llama3"
-    factor: PositiveFloat
-    low_freq_factor: PositiveFloat
-    high_freq_factor: PositiveFloat
-    original_max_position_embeddings: PositiveInt
-
-    @model_validator(mode="after")
-    def _band_is_not_empty(self):
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"high_freq_factor is {self.high_freq_factor}; expected more than "
-                f"low_freq_factor, {self.low_freq_factor}"
-            )
-        return self
-
-
-class YarnScaling(_Checked):
-    """YaRN (Peng et al. 2023): interpolation by frequency band, and a factor on the softmax.
-
-    ``mscale`` and ``mscale_all_dim`` are DeepSeek's two knobs for that factor; see ``rope.yarn_mscale``.
-    """
-
-    rope_type: Literal["yarn"] = "yarn"
-    factor: PositiveFloat
-    original_max_position_embeddings: PositiveInt
-    beta_fast: PositiveFloat = 32.0  # rotations within the original context above which a pair is left alone
-    beta_slow: PositiveFloat = 1.0  # rotations below which a pair is interpolated in full
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    attention_factor: PositiveFloat | None = None  # where given, replaces the factor derived from mscale
-    truncate: bool = True  # round the band's two ends outwards to whole pairs
-
-
-RopeScaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling, Field(discriminator="rope_type")]
-
-
-class GQAConfig(_Checked):
+class GQAConfig(Checked):
     """One layer of multi-head, multi-query or grouped-query attention.
 
     Raises:
@@ -155,7 +71,7 @@ class GQAConfig(_Checked):
         return 2 * self.num_key_value_heads * self.head_dim
 
 
-class MLAConfig(_Checked):
+class MLAConfig(Checked):
     """One layer of multi-head latent attention (DeepSeek-V2 paper, sec. 2.1).
 
     Raises:
@@ -169,15 +85,36 @@ class MLAConfig(_Checked):
     qk_nope_head_dim: PositiveInt  # d_h: width of a key's part without rotation
     qk_rope_head_dim: EvenNonNegativeInt  # d_h^R: width of the rotary key, one for all heads
     v_head_dim: PositiveInt  # d_h: width of a value
-    rope_theta: PositiveFloat | None = 10000.0
+    rope_theta: PositiveFloat | None = 10000.0  # base of the rotary angles; None: no rotation
     rope_scaling: RopeScaling | None = None
+    rope_interleave: bool = True  # rotation turns neighbours 2i, 2i + 1; else i, i + qk_rope_head_dim / 2
+    attention_bias: bool = False  # on q_a_proj, kv_a_proj_with_mqa and o_proj
+    mla_scale_q_lora: bool = False  # LongCat-Flash: the query latent times sqrt(hidden_size / q_lora_rank)
+    mla_scale_kv_lora: bool = False  # LongCat-Flash: the key/value latent times sqrt(hidden_size / kv_lora_rank)
+    llama_4_scaling_beta: NonNegativeFloat = 0.0  # Mistral 4: growth of the queries with their position
 
     def __init__(self, hidden_size, num_attention_heads, **options):
         super().__init__(hidden_size=hidden_size, num_attention_heads=num_attention_heads, **options)
 
+    @model_validator(mode="after")
+    def _scales_have_what_they_need(self):
+        if self.mla_scale_q_lora and self.q_lora_rank is None:
+            raise ValueError("mla_scale_q_lora is True; expected a q_lora_rank with it")
+        if self.llama_4_scaling_beta and not isinstance(self.rope_scaling, YarnScaling):
+            raise ValueError(
+                f"llama_4_scaling_beta is {self.llama_4_scaling_beta}; expected YaRN's rope_scaling with it, "
+                "whose original_max_position_embeddings is the step of the growth"
+            )
+        return self
+
     @property
     def kind(self) -> Literal["mla"]:
         return "mla"
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a whole query or key: the part without rotation and the rotary part."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     @property
     def elements_per_token(self) -> int:
@@ -229,7 +166,8 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
     return _FAMILIES[family](hf)
 
 
-def _require(hf: Mapping[str, Any], key: str) -> int:
+def require(hf: Mapping[str, Any], key: str) -> int:
+    """The number under ``key``; a ``ValueError`` unless it is there and positive."""
     if not isinstance(hf.get(key), int) or hf[key] < 1:
         raise ValueError(
             f"{key} is {hf.get(key)!r}; expected a positive number, as in every {hf['model_type']!r} model"
@@ -254,8 +192,8 @@ def _rope_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gqa_from_hf(hf: Mapping[str, Any], **family_specific: Any) -> GQAConfig:
-    num_attention_heads = _require(hf, "num_attention_heads")
-    hidden_size = _require(hf, "hidden_size")
+    num_attention_heads = require(hf, "num_attention_heads")
+    hidden_size = require(hf, "hidden_size")
     return GQAConfig(
         hidden_size,
         num_attention_heads,
@@ -276,22 +214,72 @@ def _mistral_from_hf(hf: Mapping[str, Any]) -> GQAConfig:
     return _gqa_from_hf({"num_key_value_heads": 8, **hf}, sliding_window=hf.get("sliding_window", 4096))
 
 
-def _deepseek_from_hf(hf: Mapping[str, Any]) -> MLAConfig:
+def _mla_from_hf(hf: Mapping[str, Any], **family_specific: Any) -> MLAConfig:
+    rope = _rope_from_hf(hf)
+    if rope["rope_scaling"]:
+        rope["rope_scaling"].pop("partial_rotary_factor", None)  # the rotated width is qk_rope_head_dim
+    options = rope | {"attention_bias": hf.get("attention_bias", False)} | family_specific
     return MLAConfig(
-        _require(hf, "hidden_size"),
-        _require(hf, "num_attention_heads"),
+        require(hf, "hidden_size"),
+        require(hf, "num_attention_heads"),
         q_lora_rank=hf.get("q_lora_rank"),
-        kv_lora_rank=_require(hf, "kv_lora_rank"),
-        qk_nope_head_dim=_require(hf, "qk_nope_head_dim"),
-        qk_rope_head_dim=_require(hf, "qk_rope_head_dim"),
-        v_head_dim=_require(hf, "v_head_dim"),
-        **_rope_from_hf(hf),
+        kv_lora_rank=require(hf, "kv_lora_rank"),
+        qk_nope_head_dim=require(hf, "qk_nope_head_dim"),
+        qk_rope_head_dim=require(hf, "qk_rope_head_dim"),
+        v_head_dim=require(hf, "v_head_dim"),
+        **options,
     )
+
+
+def _deepseek_v3_from_hf(hf: Mapping[str, Any]) -> MLAConfig:
+    return _mla_from_hf(hf, rope_interleave=hf.get("rope_interleave", True))
+
+
+def _minicpm3_from_hf(hf: Mapping[str, Any]) -> MLAConfig:
+    if hf.get("v_head_dim") is None:
+        hf = {**hf, "v_head_dim": require(hf, "hidden_size") // require(hf, "num_attention_heads")}
+    rope = _rope_from_hf(hf)
+    scaling = rope["rope_scaling"]
+    if scaling and scaling["rope_type"] == "longrope" and scaling.get("original_max_position_embeddings"):
+        longest = hf.get("max_position_embeddings", 32768)
+        scaling.setdefault("factor", longest / scaling["original_max_position_embeddings"])
+    return _mla_from_hf(hf, rope_interleave=False, **rope)
+
+
+def _mistral4_from_hf(hf: Mapping[str, Any]) -> MLAConfig:
+    rope = _rope_from_hf(hf)
+    scaling = rope["rope_scaling"] or {}
+    beta = scaling.pop("llama_4_scaling_beta", None)
+    if beta is None:
+        raise ValueError("llama_4_scaling_beta is None; expected a number beside the YaRN settings of 'mistral4'")
+    for unused in ("max_position_embeddings", "partial_rotary_factor"):
+        scaling.pop(unused, None)
+    interleave = hf.get("rope_interleave", True)
+    return _mla_from_hf(hf, rope_interleave=interleave, llama_4_scaling_beta=beta, **rope)
+
+
+def _longcat_from_hf(hf: Mapping[str, Any]) -> MLAConfig:
+    # LongCat's own files carry both scales as switches; transformers always applies them, and so do we.
+    return _mla_from_hf({"rope_theta": 1e7, **hf}, mla_scale_q_lora=True, mla_scale_kv_lora=True)
+
+
+def _kimi_linear_from_hf(hf: Mapping[str, Any]) -> MLAConfig:
+    # Its full-attention layers. Kimi's own code would rotate where mla_use_nope is false; transformers never does.
+    return _mla_from_hf(hf, rope_theta=None, rope_scaling=None)
 
 
 _FAMILIES = {
     "llama": _llama_from_hf,
     "mistral": _mistral_from_hf,
-    "deepseek_v2": _deepseek_from_hf,
-    "deepseek_v3": _deepseek_from_hf,
+    "deepseek_v2": _mla_from_hf,
+    "deepseek_v3": _deepseek_v3_from_hf,
+    "deepseek_v32": _mla_from_hf,
+    "glm4_moe_lite": _deepseek_v3_from_hf,
+    "glm_moe_dsa": _mla_from_hf,
+    "kimi_k2": _deepseek_v3_from_hf,
+    "kimi_linear": _kimi_linear_from_hf,
+    "longcat_flash": _longcat_from_hf,
+    "minicpm3": _minicpm3_from_hf,
+    "mistral4": _mistral4_from_hf,
+    "youtu": _deepseek_v3_from_hf,
 }

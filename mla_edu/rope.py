@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from mla_edu.config import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from mla_edu.rope_scaling import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeScaling,
+    YarnScaling,
+)
 
 Pairing = Literal["halves", "interleaved"]
 
@@ -28,7 +34,7 @@ def rope_frequencies(
         scaling: how the angles are stretched for a longer context; None for not at all.
 
     Raises:
-        ValueError: ``width`` is odd or negative.
+        ValueError: ``width`` is odd or negative, or LongRoPE's lists have not one factor for each pair.
     """
     if width < 0 or width % 2:
         raise ValueError(f"width is {width}; expected an even number, since rotation turns pairs of numbers")
@@ -43,6 +49,12 @@ def rope_frequencies(
             rotations = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
             low, high = scaling.low_freq_factor, scaling.high_freq_factor
             keep = ((rotations - low) / (high - low)).clamp(0, 1)
+        case LongRopeScaling():
+            for name in ("short_factor", "long_factor"):
+                if len(getattr(scaling, name)) != width // 2:
+                    given = len(getattr(scaling, name))
+                    raise ValueError(f"{name} has {given} numbers; expected {width // 2}, one for each pair")
+            return frequencies / torch.tensor(scaling.short_factor, dtype=torch.float64)
         case YarnScaling():
             keep = _yarn_kept_share(width, theta, scaling)
     return keep * frequencies + (1 - keep) * frequencies / scaling.factor
@@ -69,12 +81,18 @@ def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
 
 
 def rope_magnitude(scaling: RopeScaling | None) -> float:
-    """What the rotated vectors are multiplied by; 1 without YaRN.
+    """What the rotated vectors are multiplied by; 1 without YaRN or LongRoPE.
 
     Rotated queries and rotated keys both carry it, so their scores carry its square. With both of DeepSeek's
     knobs given it is the ratio of their factors (1 in every released DeepSeek model), and the rest of the growth
-    sits in ``softmax_factor``.
+    sits in ``softmax_factor``. With one knob alone this is transformers' reading; DeepSeek's own code would read a
+    missing ``mscale`` as 1 and a missing ``mscale_all_dim`` as 0.
     """
+    if isinstance(scaling, LongRopeScaling):
+        if scaling.attention_factor is not None:
+            return scaling.attention_factor
+        stretch = math.log(max(scaling.factor, 1.0)) / math.log(scaling.original_max_position_embeddings)
+        return math.sqrt(1 + stretch)
     if not isinstance(scaling, YarnScaling):
         return 1.0
     if scaling.attention_factor is not None:
@@ -93,6 +111,24 @@ def softmax_factor(scaling: RopeScaling | None) -> float:
     if not isinstance(scaling, YarnScaling) or not scaling.mscale_all_dim:
         return 1.0
     return yarn_mscale(scaling.factor, scaling.mscale_all_dim) ** 2
+
+
+def check_positions(end: int, scaling: RopeScaling | None) -> None:
+    """Raise ``ValueError`` unless positions 0 to ``end - 1`` lie in the range that ``scaling`` stretches to.
+
+    YaRN and LongRoPE reach ``factor`` times the original context. LongRoPE with two different lists of factors
+    reaches the original context only, see ``LongRopeScaling``.
+    """
+    if not isinstance(scaling, YarnScaling | LongRopeScaling):
+        return
+    longest = round(scaling.factor * scaling.original_max_position_embeddings)
+    if isinstance(scaling, LongRopeScaling) and scaling.short_factor != scaling.long_factor:
+        longest = scaling.original_max_position_embeddings
+    if end > longest:
+        raise ValueError(
+            f"the new tokens reach position {end - 1}; expected at most {longest - 1}, "
+            f"where the range of {scaling.rope_type} ends"
+        )
 
 
 def rotate(

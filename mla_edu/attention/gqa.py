@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mla_edu.attention.reference import attention, causal_mask
+from mla_edu.attention.reference import attention, causal_mask, check_hidden_states
 from mla_edu.cache.contiguous import KVCache
 from mla_edu.config import GQAConfig
-from mla_edu.rope import rope_frequencies, rope_magnitude, rotate
+from mla_edu.rope import check_positions, rope_frequencies, rope_magnitude, rotate
 
 
 class GroupedQueryAttention(nn.Module):
@@ -51,15 +51,17 @@ class GroupedQueryAttention(nn.Module):
             cache: where earlier tokens lie; the new ones are appended. Positions follow from its length.
 
         Raises:
-            ValueError: ``hidden_states`` or ``cache`` does not fit the layer; the cache is left as it was.
+            ValueError: ``hidden_states`` or ``cache`` does not fit the layer, or the positions run past the range of
+                the rotary scaling; the cache is left as it was.
         """
         config = self.config
-        _check_hidden_states(hidden_states, config.hidden_size, self.q_proj.weight.dtype)
+        check_hidden_states(hidden_states, config.hidden_size, self.q_proj.weight.dtype)
         batch, seq, _ = hidden_states.shape
         start = 0
         if cache is not None:
             cache.check_room(batch, seq, hidden_states.dtype, hidden_states.device)
             start = cache.length
+        check_positions(start + seq, config.rope_scaling)
 
         q = self.q_proj(hidden_states).view(batch, seq, config.num_attention_heads, config.head_dim)
         k = self.k_proj(hidden_states).view(batch, seq, config.num_key_value_heads, config.head_dim)
@@ -75,11 +77,3 @@ class GroupedQueryAttention(nn.Module):
         mask = causal_mask(seq, k.shape[1], sliding_window=config.sliding_window, device=hidden_states.device)
         out = attention(q, k, v, sm_scale=config.head_dim**-0.5, mask=mask)
         return self.o_proj(out.flatten(2))
-
-
-def _check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
-    if hidden_states.ndim != 3 or hidden_states.shape[-1] != hidden_size:
-        shape = list(hidden_states.shape)
-        raise ValueError(f"hidden_states has shape {shape}; expected [batch, seq, {hidden_size}]")
-    if hidden_states.dtype != dtype:
-        raise ValueError(f"hidden_states is {hidden_states.dtype}; expected {dtype}, as the weights")

@@ -1,5 +1,5 @@
 """Where earlier tokens are kept, so that a decode step computes only the new one."""
 
-from mla_edu.cache.contiguous import KVCache
+from mla_edu.cache.contiguous import KVCache, LatentCache
 
-__all__ = ["KVCache"]
+__all__ = ["KVCache", "LatentCache"]

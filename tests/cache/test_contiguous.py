@@ -1,9 +1,9 @@
 import pytest
 import torch
-from mla_edu.cost import kv_cache_bytes
 
 from mla_edu import GQAConfig, MLAConfig
-from mla_edu.cache import KVCache
+from mla_edu.cache import KVCache, LatentCache
+from mla_edu.cost import kv_cache_bytes
 from mla_edu.testing import poison
 
 CONFIG = GQAConfig(24, 6, 3, 10)
@@ -76,3 +76,75 @@ def test_bad_sizes_and_configurations_are_named():
     mla = MLAConfig(8, 2, q_lora_rank=None, kv_lora_rank=4, qk_nope_head_dim=2, qk_rope_head_dim=2, v_head_dim=2)
     with pytest.raises(TypeError, match="config is a MLAConfig; expected a GQAConfig"):
         KVCache(mla)
+    with pytest.raises(TypeError, match="config is a GQAConfig; expected a MLAConfig"):
+        LatentCache(CONFIG)
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        LatentCache(mla, batch_size=0)
+
+
+# The latent cache
+
+
+V3 = MLAConfig(7168, 128, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+MLA = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=7, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+
+
+def new_rows(count, seed=0, batch=2):
+    rows = torch.randn(batch, count, 13, generator=torch.Generator().manual_seed(seed))
+    return rows[..., :7], rows[..., 7:]
+
+
+def test_it_holds_576_numbers_per_token_of_deepseek_v3_and_nothing_else():
+    cache = LatentCache(V3, batch_size=2, max_seq_len=10)
+    assert cache.rows.shape == (2, 10, 576)
+    assert cache.nbytes == 2 * 10 * 576 * 2
+    tensors = {v.untyped_storage().data_ptr() for v in vars(cache).values() if isinstance(v, torch.Tensor)}
+    assert tensors == {cache.rows.untyped_storage().data_ptr()}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_it_takes_the_bytes_of_a_latent_that_the_cost_model_says(dtype):
+    torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    cache = LatentCache(MLA, batch_size=3, max_seq_len=17, dtype=torch_dtype)
+    assert cache.nbytes == kv_cache_bytes(MLA, 17, batch_size=3, dtype=dtype)
+
+
+def test_rows_come_back_in_order_latent_first_as_views():
+    cache = LatentCache(MLA, batch_size=2, max_seq_len=9, dtype=torch.float32)
+    poison(cache)
+    chunks = [new_rows(count, seed) for seed, count in enumerate((4, 1, 3))]
+    for c_kv, k_pe in chunks:
+        rows = cache.append(c_kv, k_pe)
+    assert cache.length == 8
+    assert rows.shape == (2, 8, 13)
+    assert rows.data_ptr() == cache.rows.data_ptr()
+    assert torch.equal(rows, torch.cat([torch.cat(chunk, dim=-1) for chunk in chunks], dim=1))
+    assert torch.equal(cache.c_kv[:, :8], rows[..., :7])
+    assert torch.equal(cache.k_pe[:, :8], rows[..., 7:])
+    assert cache.rows[:, 8:].isnan().all()
+
+
+def test_stored_rows_carry_no_gradient():
+    cache = LatentCache(MLA, batch_size=2, max_seq_len=9, dtype=torch.float32)
+    c_kv, k_pe = new_rows(2)
+    assert not cache.append(c_kv.clone().requires_grad_(), k_pe).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("c_kv", "k_pe", "message"),
+    [
+        (*new_rows(6), "6 new tokens after 4 cached ones; expected at most max_seq_len = 9"),
+        (new_rows(1)[0], new_rows(2)[1], r"k_pe has shape \[2, 2, 6\]; expected \[2, 1, 6\]"),
+        (new_rows(1)[0][..., :6], new_rows(1)[1], r"c_kv has shape \[2, 1, 6\]; expected \[2, 1, 7\]"),
+        (*new_rows(1, batch=1), "batch size is 1; expected 2"),
+        (new_rows(1)[0], new_rows(1)[1].double(), "torch.float64 on cpu; expected torch.float32"),
+        (new_rows(1)[0].to("meta"), new_rows(1)[1], "torch.float32 on meta; expected torch.float32 on cpu"),
+    ],
+)
+def test_rows_that_do_not_fit_leave_the_cache_as_it_was(c_kv, k_pe, message):
+    cache = LatentCache(MLA, batch_size=2, max_seq_len=9, dtype=torch.float32)
+    before = cache.append(*new_rows(4)).clone()
+    with pytest.raises(ValueError, match=message):
+        cache.append(c_kv, k_pe)
+    assert cache.length == 4
+    assert torch.equal(cache.rows[:, :4], before)

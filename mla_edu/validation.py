@@ -1,0 +1,39 @@
+"""What every configuration class shares: checked numbers, and errors of one line."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+
+def _even(width: int) -> int:
+    if width % 2:
+        raise ValueError("expected an even number, since rotation turns pairs of numbers")
+    return width
+
+
+PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+EvenPositiveInt = Annotated[PositiveInt, AfterValidator(_even)]
+EvenNonNegativeInt = Annotated[int, Field(strict=True, ge=0), AfterValidator(_even)]
+
+
+class Checked(BaseModel):
+    """Immutable, no unknown names; a bad value is one ``ValueError`` that names argument, value and expectation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(f"{type(self).__name__}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error in one line: each argument, the value it was given, and what was expected."""
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        name = ".".join(str(part) for part in fault["loc"])
+        given = f"{name} is {fault['input']!r}; " if name and fault["type"] != "missing" else name and f"{name}: "
+        lines.append(given + message)
+    return "; ".join(lines)
