@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -82,7 +82,8 @@ def test_the_table_fits_80_columns_with_the_longest_name():
 def test_models_lists_the_registry():
     result = run("models")
     assert result.exit_code == 0
-    assert [name for name in list_models() if f" {name} " not in result.stdout] == []
+    listed = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert listed[2:] == list_models()  # after the heading and its rule
 
 
 @pytest.mark.parametrize(("text", "number"), [("4096", 4096), ("128k", 131_072), ("128K", 131_072), ("1m", 1_048_576)])
@@ -146,10 +147,11 @@ def test_the_module_runs_and_answers_within_half_a_second():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "mla_edu.cli", "cache", "deepseek-v3"]
     seconds = []
-    for _ in range(3):  # the best of three: a busy machine is not what is measured
-        start = time.perf_counter()
+    for _ in range(3):  # processor time, and the best of three: how busy the machine is must not matter
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert done.returncode == 0, done.stderr
     assert "70.3 kB" in done.stdout
     assert min(seconds) < 0.5

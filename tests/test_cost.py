@@ -111,6 +111,12 @@ def test_decoding_one_by_one_costs_the_operations_of_one_pass_and_reads_more(con
     assert sum(step.bytes for step in steps) >= one_pass.bytes
 
 
+def test_a_window_bounds_what_is_read():
+    """Three new tokens with a window of 5 reach 7 tokens between them: the first sees 5, each next one a new one."""
+    config = LLAMA.model_copy(update={"sliding_window": 5})
+    assert attention_cost(config, 100, 3) == Cost(15 * 2 * attention_macs_per_score(config), 7 * 2 * 2048)
+
+
 @given(gqa_configs(), counts)
 def test_grouping_divides_the_bytes_and_keeps_the_operations(config, cached):
     def with_groups(groups):

@@ -31,7 +31,19 @@ SAME_AS = {"kimi_k2": "deepseek_v3"}  # remote code with the same attention laye
 # In the file of a family that is not in families.yaml, a name with one of these parts means a cache that is not known.
 SIGNS = (
     *("window", "chunk", "linear", "mamba", "ssm", "conv", "index", "compress", "shared_layers", "pattern", "interval"),
-    *("layer_types", "block_type", "per_layer", "encoder", "recurrent", "delta", "kv_share", "swa", "global", "local_"),
+    *(
+        "layer_types",
+        "block_type",
+        "per_layer",
+        "encoder",
+        "recurrent",
+        "delta",
+        "kv_share",
+        "swa",
+        "global",
+        "local_",
+        "cross",
+    ),
 )
 
 
@@ -109,9 +121,14 @@ def _require(dims: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def _refuse_unknown_layout(hf: Mapping[str, Any]) -> None:
-    name = hf["model_type"]
+    name, harmless = hf["model_type"], set()
+    if not (hf.get("sliding_window") and hf.get("use_sliding_window", True)):
+        harmless |= {"sliding_window", "max_window_layers"}
+    if set(hf.get("layer_types") or ()) == {"full_attention"}:
+        harmless |= {"layer_types"}
     for key, value in hf.items():
-        if value not in (None, False, [], {}) and any(sign in key for sign in SIGNS):
+        telling = value not in (None, False, [], {}) and key not in harmless and not key.startswith("mlp_")
+        if telling and any(sign in key for sign in SIGNS):
             raise ValueError(f"model_type {name!r} is not known, and {key} = {str(value)[:40]} may change its cache")
     if not hf.get("kv_lora_rank") and not (hf.get("num_key_value_heads") or hf.get("num_kv_heads")):
         raise ValueError(f"model_type {name!r} is not known, and its config.json gives no num_key_value_heads")

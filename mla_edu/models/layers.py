@@ -66,6 +66,12 @@ def _last_layers(hf, dims, family):
     return [SLIDING if i >= first else FULL for i in range(dims["num_hidden_layers"])]
 
 
+def _alternate(hf, dims, family):
+    """Every other layer below ``max_window_layers`` slides, where the window is in use (Qwen2-MoE)."""
+    first_full = dims["max_window_layers"] if dims["use_sliding_window"] else 0
+    return [SLIDING if i % 2 == 0 and i < first_full else FULL for i in range(dims["num_hidden_layers"])]
+
+
 def _every(hf, dims, family):
     """One layer in ``n`` attends to everything, by default the last of each ``n``."""
     n = hf.get(family.get("key"), family["n"])
@@ -119,6 +125,7 @@ RULES: dict[str, Rule] = {
     "full": _full,
     "window": _window,
     "last_layers": _last_layers,
+    "alternate": _alternate,
     "every": _every,
     "no_rope": _no_rope,
     "mimo": _mimo,

@@ -50,8 +50,7 @@ SPECIAL = {
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 4, "activation_sparsity_pattern": None},
     "gemma4_text": {
-        "num_hidden_layers": 12,
-        "num_kv_shared_layers": 4,
+        "num_hidden_layers": 8,  # the last layer is global, though the pattern makes it local
         "global_head_dim": 32,
         "num_global_key_value_heads": 1,
         "attention_k_eq_v": True,
@@ -83,6 +82,7 @@ SPECIAL = {
     },
     "phi3": {"sliding_window": 5},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 4},
+    "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 4},
     "qwen3_moe": {"use_sliding_window": True},
     "smollm3": {"use_sliding_window": True, "no_rope_layer_interval": 3},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 3, "mamba_ngroups": 1},
@@ -147,6 +147,20 @@ def test_the_count_is_what_transformers_caches(family):
     assert counted(spec_from_hf(json.loads(config.to_json_string(use_diff=False))), num_tokens) == measured(
         run(config, num_tokens)
     )
+
+
+RULED = [
+    name
+    for name, family in FAMILIES.items()
+    if family["rule"] in ("every", "last_layers", "alternate", "no_rope", "mimo", "window")
+]
+
+
+@pytest.mark.parametrize("family", RULED)
+def test_a_file_that_lists_no_layer_types_gives_those_of_the_config_class(family):
+    hf = json.loads(tiny_config(family).to_json_string(use_diff=False))
+    silent = {key: value for key, value in hf.items() if key not in ("layer_types", "no_rope_layers")}
+    assert spec_from_hf(silent).cache == spec_from_hf(hf).cache
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -323,7 +337,8 @@ UNSEEN = {"model_type": "new_model", "hidden_size": 512, "num_hidden_layers": 4,
 
 
 def test_an_unseen_family_is_read_where_its_file_says_everything():
-    spec = spec_from_hf(UNSEEN | {"num_key_value_heads": 2, "sliding_window": None, "use_sliding_window": False})
+    unused = {"sliding_window": 64, "use_sliding_window": False, "max_window_layers": 3}
+    spec = spec_from_hf(UNSEEN | unused | {"num_key_value_heads": 2, "layer_types": ["full_attention"] * 4})
     assert spec.kind == "gqa" and spec.cache[0].elements == 2 * 2 * 64
     spec = spec_from_hf(UNSEEN | {"kv_lora_rank": 96, "qk_rope_head_dim": 32})
     assert spec.kind == "mla" and spec.cache[0].elements == 128
