@@ -51,7 +51,7 @@ SPECIAL = {
     "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 4, "activation_sparsity_pattern": None},
     "gemma4_text": {
         "num_hidden_layers": 8,  # the last layer is global, though the pattern makes it local
-        "global_head_dim": 32,
+        "global_head_dim": 48,
         "num_global_key_value_heads": 1,
         "attention_k_eq_v": True,
     },
