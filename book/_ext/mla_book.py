@@ -5,8 +5,8 @@ its ink in light and in dark mode.
 
 The API pages, which sphinx-autoapi makes from the source text, are said more
 plainly. Signatures and types stand as the source has them, so that shapes such as
-``Float[Tensor, "batch seq dim"]`` stay readable. A field is described by the comment
-behind it. Nothing of the package is imported.
+``Float[Tensor, "batch seq dim"]`` stay readable. A field is described by the
+comment behind it. Nothing of the package is imported.
 """
 
 import ast
@@ -44,9 +44,7 @@ class Module:
         for node in tree.body:
             if isinstance(node, ast.Assign):
                 self.aliases |= {
-                    target.id
-                    for target in node.targets
-                    if isinstance(target, ast.Name)
+                    target.id for target in node.targets if isinstance(target, ast.Name)
                 }
         self._collect(tree, name)
 
@@ -63,7 +61,7 @@ class Module:
                 self.definitions[f"{prefix}.{child.target.id}"] = child
 
     def comment(self, node):
-        """The comment that ends a statement's last line, or else the one above it."""
+        """The comment that ends a statement, or else the one above it."""
         trailing = re.search(r"\s#:?\s+(.+)$", self.lines[node.end_lineno - 1])
         if trailing:
             return trailing.group(1)
@@ -149,7 +147,7 @@ def skip_member(app, what, name, obj, skip, options):
 def resolve(app, env, node, contnode):
     """Link a name of the package by its last part.
 
-    Names of other libraries, and the package's type aliases, are printed as they stand.
+    Names of other libraries and type aliases are printed as they stand.
     """
     if node["refdomain"] != "py":
         return None
@@ -184,7 +182,7 @@ def resolve(app, env, node, contnode):
 
 
 def api_pages(app, env, added, changed, removed):
-    """Read the API pages anew: Sphinx does not know that they follow the package."""
+    """Read the API pages anew: Sphinx does not see that they follow the source."""
     return [name for name in env.found_docs if name.startswith(API_PAGES)]
 
 

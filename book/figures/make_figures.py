@@ -1,6 +1,7 @@
-"""Draws the figures of the pages that are not notebooks: ``python book/figures/make_figures.py``.
+"""Draws the pictures of pages that are not notebooks.
 
-Written by hand as SVG, since the page supplies ink, font and colours, in light and in dark mode.
+Run ``python book/figures/make_figures.py`` after a change. The pictures are written
+by hand as SVG: the page supplies ink, font and colours, in light and in dark mode.
 """
 
 from html import escape
@@ -20,72 +21,78 @@ MODELS = [
     "palm-540b",
     "deepseek-v3",
 ]
-KINDS = {"mha": "MHA", "gqa": "GQA", "mqa": "MQA", "mla": "MLA"}
-
+FILLS = {
+    "key": f"fill:var(--mla-key,{KEY})",
+    "value": f"fill:var(--mla-value,{VALUE})",
+    "rope": f"fill:var(--mla-rope,{ROPE})",
+}
 WIDTH, ROW, BAR, TOP = 400, 46, 15, 34
 
 
+def text(x, y, words, **attributes):
+    """An SVG text; underscores in attribute names stand for hyphens."""
+    more = "".join(
+        f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items()
+    )
+    return f'<text x="{x:g}" y="{y:g}"{more}>{escape(words)}</text>'
+
+
+def bar(x, y, width, height, kind):
+    """An SVG rectangle in the colour of its kind of tensor."""
+    size = f'width="{width:.2f}" height="{height}"'
+    return f'<rect x="{x:.2f}" y="{y}" {size} style="{FILLS[kind]}"/>'
+
+
 def parts(name):
-    """What the model caches for one token: (colour variable, colour, bytes) from left to right."""
+    """What a model caches for one token: (kind of tensor, bytes), left to right."""
     config, total = get_model(name).config, kv_cache_bytes(name, 1)
     if isinstance(config, MLAConfig):
         latent = total * config.kv_lora_rank // config.elements_per_token
-        return [("--mla-key", KEY, latent), ("--mla-rope", ROPE, total - latent)]
-    return [("--mla-key", KEY, total // 2), ("--mla-value", VALUE, total // 2)]
+        return [("key", latent), ("rope", total - latent)]
+    return [("key", total // 2), ("value", total // 2)]
 
 
-def kilobytes(num_bytes):
-    return f"{num_bytes / 1000:,.0f} KB"
+def kilobytes(name):
+    return f"{kv_cache_bytes(name, 1) / 1000:,.0f} KB"
 
 
 def cache_per_token():
     """Bars on one linear scale: what six models keep of each token."""
-    totals = {name: kv_cache_bytes(name, 1) for name in MODELS}
-    scale = WIDTH / max(totals.values())
-    rows = []
-    for row, name in enumerate(MODELS):
-        model, y = get_model(name), TOP + row * ROW
-        label = f"{model.title} · {KINDS[model.kind]}, {model.config.num_attention_heads} query heads"
-        rows.append(f'<text x="0" y="{y + 12}">{escape(label)}</text>')
-        size = kilobytes(totals[name])
-        rows.append(
-            f'<text x="{WIDTH}" y="{y + 12}" text-anchor="end" font-weight="600">{size}</text>'
-        )
-        x = 0.0
-        for variable, colour, num_bytes in parts(name):
-            width = num_bytes * scale
-            style = f"fill:var({variable},{colour})"
-            rows.append(
-                f'<rect x="{x:.2f}" y="{y + 18}" width="{width:.2f}" height="{BAR}" style="{style}"/>'
-            )
-            x += width
-    last = get_model(MODELS[-1])
-    latent, rotary = last.config.kv_lora_rank, last.config.qk_rope_head_dim
-    note = f"{latent} numbers of latent, {rotary} of rotary key, in {last.num_layers} layers"
-    rows.append(
-        f'<text x="{x + 6:.2f}" y="{y + 29.5}" font-size="11.5">{note}</text>'
-    )
-    legend, x = [], 0
-    for variable, colour, text, width in [
-        ("--mla-key", KEY, "keys, or the latent", 142),
-        ("--mla-value", VALUE, "values", 66),
-        ("--mla-rope", ROPE, "rotary key", 0),
+    models = [get_model(name) for name in MODELS]
+    scale = WIDTH / max(kv_cache_bytes(name, 1) for name in MODELS)
+    lines = []
+    for x, kind, words in [
+        (0, "key", "keys, or the latent"),
+        (148, "value", "values"),
+        (218, "rope", "rotary key"),
     ]:
-        legend.append(
-            f'<rect x="{x}" y="2" width="10" height="10" style="fill:var({variable},{colour})"/>'
-        )
-        legend.append(f'<text x="{x + 16}" y="11.5" font-size="12">{text}</text>')
-        x += width
-    listed = ", ".join(
-        f"{get_model(n).title} ({KINDS[get_model(n).kind]}) {kilobytes(totals[n])}"
-        for n in MODELS
+        lines += [bar(x, 2, 10, 10, kind), text(x + 16, 11.5, words, font_size=12.5)]
+    for row, model in enumerate(models):
+        x, y = 0.0, TOP + row * ROW
+        heads = model.config.num_attention_heads
+        label = f"{model.title} · {model.kind.upper()}, {heads} query heads"
+        size = kilobytes(model.name)
+        lines.append(text(0, y + 12, label))
+        lines.append(text(WIDTH, y + 12, size, text_anchor="end", font_weight=600))
+        for kind, num_bytes in parts(model.name):
+            lines.append(bar(x, y + 18, num_bytes * scale, BAR, kind))
+            x += num_bytes * scale
+    config, layers = models[-1].config, models[-1].num_layers
+    note = (
+        f"{config.kv_lora_rank} numbers of latent, "
+        f"{config.qk_rope_head_dim} of rotary key, in {layers} layers"
     )
-    label = f"Bars of the cache that one token takes at 16 bits: {listed}."
-    height = TOP + len(MODELS) * ROW - (ROW - 18 - BAR)
-    body = "\n".join(legend + rows)
+    lines.append(text(round(x + 6, 2), y + 29.5, note, font_size=12.5))
+    listed = ", ".join(
+        f"{model.title} ({model.kind.upper()}) {kilobytes(model.name)}"
+        for model in models
+    )
+    label = f"The cache that one token takes at 16 bits, as bars: {listed}."
+    body = "\n".join(lines)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(label)}" font-size="13" fill="currentColor">\n{body}\n</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 18 + BAR}"'
+        f' role="img" aria-label="{escape(label)}" font-size="14" fill="currentColor">'
+        f"\n{body}\n</svg>\n"
     )
 
 

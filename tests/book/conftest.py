@@ -1,5 +1,6 @@
 """The built book, a server for it on this machine, and a browser that reaches nothing else."""
 
+import fcntl
 import functools
 import http.server
 import os
@@ -17,25 +18,27 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-def is_fresh(index, sources):
+def is_fresh(index):
     """Whether the book was built after the last change of what it is built from."""
-    if not index.exists():
-        return False
-    built = index.stat().st_mtime
-    files = (file for source in sources for file in ([source] if source.is_file() else source.rglob("*")))
-    return all(file.stat().st_mtime <= built for file in files if "__pycache__" not in file.parts)
+    sources = [ROOT / "_config.yml", ROOT / "_toc.yml", *(ROOT / "book").rglob("*"), *(ROOT / "mla_edu").rglob("*")]
+    changed = [path.stat().st_mtime for path in sources if path.is_file() and "__pycache__" not in path.parts]
+    return index.exists() and index.stat().st_mtime >= max(changed)
 
 
 @pytest.fixture(scope="session")
 def html():
     """The folder of the built book; built here, as ``make book`` does, where it is missing or stale."""
     index = HTML / "index.html"
-    if not is_fresh(index, [ROOT / name for name in ("_config.yml", "_toc.yml", "book", "mla_edu")]):
-        shutil.rmtree(ROOT / "_build", ignore_errors=True)
-        command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "-W", "--keep-going", "-q"]
-        built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert built.returncode == 0, f"the book does not build:\n{built.stdout[-2000:]}\n{built.stderr[-4000:]}"
-        index.touch()
+    with (ROOT / "_config.yml").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other test processes wait for the one that builds
+        if not is_fresh(index):
+            shutil.rmtree(ROOT / "_build", ignore_errors=True)
+            command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-n", "-W", "--keep-going", "-q"]
+            built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if built.returncode:
+                shutil.rmtree(ROOT / "_build", ignore_errors=True)
+                pytest.fail(f"the book does not build:\n{built.stdout[-2000:]}\n{built.stderr[-4000:]}")
+            index.touch()
     return HTML
 
 

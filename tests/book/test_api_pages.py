@@ -23,7 +23,7 @@ def public_modules():
             yield name
 
 
-@pytest.mark.parametrize("module", public_modules())
+@pytest.mark.parametrize("module", list(public_modules()))
 def test_module_has_an_entry(module):
     assert module in DOCUMENTED
 

@@ -30,51 +30,46 @@ READING_ORDER = table_of_contents()
 CHAPTERS = [doc for doc in READING_ORDER if (ROOT / f"{doc}.ipynb").exists()]
 
 
-def visit(browser, address, names):
-    """Load each page and report, per page, what it asked for, what it complained of and what is wrong with it.
+def visit(context, address, name):
+    """Load one page; return what it asked for, what it complained of, and what is wrong with it in two guises."""
+    page, outside, complaints = context.new_page(), [], []
 
-    Every page is inspected in light mode at 1280 pixels, then in dark mode at 390.
-    """
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    reports = {}
-    for name in names:
-        page, outside, complaints = context.new_page(), [], []
+    def gate(route):
+        if route.request.url.startswith(address):
+            route.continue_()
+        else:
+            outside.append(route.request.url)
+            route.abort()
 
-        def gate(route, outside=outside):
-            if route.request.url.startswith(address):
-                route.continue_()
-            else:
-                outside.append(route.request.url)
-                route.abort()
+    def listen(message):
+        if message.type in {"error", "warning"}:
+            complaints.append(message.text)
 
-        page.route(lambda url: not url.startswith(("blob:", "data:")), gate)
-        page.on("websocket", lambda socket, outside=outside: outside.append(socket.url))
-        page.on("pageerror", lambda error, complaints=complaints: complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda message, complaints=complaints: (
-                complaints.append(message.text) if message.type in {"error", "warning"} else None
-            ),
-        )
-        page.goto(address + name, wait_until="load")
-        page.evaluate("window.MathJax?.startup?.promise")
-        page.evaluate("document.documentElement.dataset.theme = 'light'")
-        wide = page.evaluate(INSPECT)
-        page.set_viewport_size({"width": 390, "height": 844})
-        page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        page.evaluate("() => new Promise(requestAnimationFrame)")
-        narrow = page.evaluate(INSPECT)
-        reports[name] = {"outside": outside, "complaints": complaints, "wide": wide, "narrow": narrow}
-        page.close()
-    context.close()
-    return reports
+    page.route(lambda url: not url.startswith(("blob:", "data:")), gate)
+    page.on("websocket", lambda socket: outside.append(socket.url))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", listen)
+    page.goto(address + name, wait_until="load")
+    page.evaluate("window.MathJax?.startup?.promise")
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    wide = page.evaluate(INSPECT)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    narrow = page.evaluate(INSPECT)
+    page.close()
+    return {"outside": outside, "complaints": complaints, "wide": wide, "narrow": narrow}
 
 
 @pytest.fixture(scope="session")
 def reports(browser, serve, html):
+    """Per page, what ``visit`` found. The book's front door is left out: it only sends on to book/index.html."""
     names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
-    names.remove("index.html")  # sends its reader on to book/index.html
-    return visit(browser, serve(html), [name for name in names if not name.startswith("_static/")])
+    context, address = browser.new_context(viewport={"width": 1280, "height": 900}), serve(html)
+    pages = [name for name in names if name != "index.html" and not name.startswith("_static/")]
+    found = {name: visit(context, address, name) for name in pages}
+    context.close()
+    return found
 
 
 def faults(reports, key):
