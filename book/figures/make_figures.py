@@ -53,7 +53,7 @@ def parts(name):
 
 
 def kilobytes(name):
-    return f"{kv_cache_bytes(name, 1) / 1000:,.0f} KB"
+    return f"{kv_cache_bytes(name, 1) / 1000:,.0f} kB"
 
 
 def cache_per_token():

@@ -26,7 +26,7 @@ def test_sizes_in_the_prose_are_computed():
     config = v3.config
     key_and_value = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
     expanded = 2 * v3.num_layers * config.num_attention_heads * key_and_value * tokens
-    assert re.findall(r"[\d.,]+ [KMGT]B", PROSE) == [
+    assert re.findall(r"[\d.,]+ [kMGT]B", PROSE) == [
         gigabytes(kv_cache_bytes("llama-3.1-405b", tokens)),
         gigabytes(kv_cache_bytes("deepseek-v3", tokens)),
         gigabytes(expanded),
@@ -39,6 +39,11 @@ def test_counts_in_the_prose_are_computed():
     claim = f"how {v3.num_attention_heads} heads came to share {v3.elements_per_token} numbers"
     assert claim in PROSE.replace("\n", " ")
     assert llama.num_attention_heads == v3.num_attention_heads
+
+
+def test_path_leads_to_every_chapter():
+    for chapter in BOOK.glob("*.ipynb"):
+        assert f"]({chapter.name})" in PROSE
 
 
 def test_picture_ends_with_the_smallest_cache():
