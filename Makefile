@@ -30,8 +30,7 @@ book: $(INDEX) ## Build the book into _build/html
 
 test: lint book ## Run every check: style, package, notebooks, rendered pages
 	@echo "Running the tests ..."
-	@touch $(INDEX) # newer than the folders in which Python has put __pycache__: the browser tests compare times
-	@PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
 
 serve: $(INDEX) ## Build the book and serve it on 127.0.0.1
 	@$(BIN)/python tools/serve.py

@@ -71,9 +71,13 @@ def figure(width: float = 5.2, height: float = 3.1, **options):
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG that a notebook displays."""
+    """An SVG that a notebook displays, and in words what it shows."""
 
     svg: str
+    alt: str
+
+    def __repr__(self) -> str:
+        return f"Figure: {self.alt}"
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -91,7 +95,7 @@ def show(fig: "Figure", alt: str) -> Picture:
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(fig)
-    return Picture(accessible_svg(buffer.getvalue(), alt))
+    return Picture(accessible_svg(buffer.getvalue(), alt), alt)
 
 
 def accessible_svg(svg: str, alt: str) -> str:
