@@ -176,7 +176,7 @@ def family_model(family: str, config: MLAConfig, seed: int = 0) -> "PreTrainedMo
             options["layer_types"] = ["linear_attention", "linear_attention", "full_attention"]
             options |= {"linear_num_heads": 2, "linear_head_dim": 4}
         case "longcat_flash":
-            options |= {"num_layers": 2, "n_routed_experts": 2, "zero_expert_num": 1, "moe_topk": 1}
+            options |= {"num_layers": 2, "n_routed_experts": 2, "zero_expert_num": 1, "moe_topk": 2}
             del options["num_hidden_layers"]
     if family != "kimi_linear":
         options |= {"rope_parameters": rope, "rope_interleave": config.rope_interleave}
