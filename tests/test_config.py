@@ -50,6 +50,15 @@ def test_one_head_is_multi_head_attention():
             "qk_rope_head_dim is 63; expected an even",
         ),
         (lambda: MLAConfig(64, 8, **MLA | {"kv_lora_rank": 0}), "kv_lora_rank is 0; expected greater than 0"),
+        (
+            lambda: MLAConfig(64, 8, **MLA, mla_scale_q_lora=True),
+            "mla_scale_q_lora is True; expected a q_lora_rank with it",
+        ),
+        (
+            lambda: MLAConfig(64, 8, **MLA, llama_4_scaling_beta=0.1),
+            "llama_4_scaling_beta is 0.1; expected YaRN's rope_scaling with it",
+        ),
+        (lambda: MLAConfig(64, 8, **MLA, llama_4_scaling_beta=-0.1), "llama_4_scaling_beta is -0.1; expected greater"),
     ],
 )
 def test_an_impossible_configuration_names_argument_value_and_expectation(make, message):

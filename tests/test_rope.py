@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from mla_edu.config import YarnScaling
-from mla_edu.rope import rope_frequencies, rope_magnitude, rotate, softmax_factor, yarn_mscale
+from mla_edu.rope import (
+    check_positions,
+    rope_frequencies,
+    rope_magnitude,
+    rotate,
+    softmax_factor,
+    yarn_mscale,
+)
+from mla_edu.rope_scaling import LinearScaling, LongRopeScaling, YarnScaling
 from mla_edu.testing import gqa_configs, relative_error
 
 DEEPSEEK_YARN = YarnScaling(factor=40.0, original_max_position_embeddings=4096, mscale=1.0, mscale_all_dim=1.0)
@@ -87,7 +94,44 @@ def test_positions_past_a_million_keep_their_angle():
     assert math.isclose(turned[0], math.cos(3_000_001), abs_tol=1e-6)
 
 
+def longrope(short, long, **options):
+    options = {"factor": 4.0, "original_max_position_embeddings": 4096} | options
+    return LongRopeScaling(short_factor=short, long_factor=long, **options)
+
+
+def test_longrope_divides_each_pair_by_its_own_factor():
+    scaling = longrope([1.0, 2.0, 5.0], [1.0, 2.0, 5.0])
+    assert torch.allclose(
+        rope_frequencies(6) / rope_frequencies(6, scaling=scaling), torch.tensor([1.0, 2, 5]).double()
+    )
+    assert math.isclose(rope_magnitude(scaling), math.sqrt(1 + math.log(4) / math.log(4096)))
+    assert rope_magnitude(longrope([1.0], [1.0], factor=1.0)) == 1.0
+    assert rope_magnitude(longrope([1.0], [1.0], attention_factor=1.3)) == 1.3
+    assert softmax_factor(scaling) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        (DEEPSEEK_YARN, 163840),
+        (longrope([1.0], [1.0]), 16384),
+        (longrope([1.0], [2.0]), 4096),  # past it, keys that are cached already would have to turn differently
+    ],
+)
+def test_a_scaling_reaches_as_far_as_it_stretches(scaling, longest):
+    check_positions(longest, scaling)
+    with pytest.raises(ValueError, match=f"reach position {longest}; expected at most {longest - 1}"):
+        check_positions(longest + 1, scaling)
+
+
+def test_without_a_stretch_by_band_every_position_is_allowed():
+    check_positions(10**9, None)
+    check_positions(10**9, LinearScaling(factor=2.0))
+
+
 def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="short_factor has 2 numbers; expected 3, one for each pair"):
+        rope_frequencies(6, scaling=longrope([1.0, 2.0], [1.0, 2.0, 3.0]))
     with pytest.raises(ValueError, match="width is 7; expected an even number"):
         rope_frequencies(7)
     with pytest.raises(ValueError, match="pairing is 'thirds'; expected 'halves' or 'interleaved'"):

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+
+import mla_edu
+from mla_edu import GQAConfig, MLAConfig
+from mla_edu.cache import KVCache, LatentCache
+from mla_edu.testing import MLA_FAMILIES, family_config, poison, randomize, relative_error
+
+WIDTHS = {"q_lora_rank": None, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
+MLA = MLAConfig(24, 3, **WIDTHS)
+
+
+def test_relative_error_is_relative_and_sees_nan():
+    assert relative_error(torch.tensor([1e-6, 2.2e-6]), torch.tensor([1e-6, 2e-6])) == pytest.approx(0.1)
+    assert relative_error(torch.tensor([math.nan, 1.0]), torch.ones(2)) == math.inf
+    with pytest.raises(ValueError, match=r"actual has shape \[1\]; expected \[2\]"):
+        relative_error(torch.ones(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("cache", [KVCache(GQAConfig(24, 3, 3, 8), max_seq_len=5), LatentCache(MLA, max_seq_len=5)])
+def test_poison_spoils_all_that_is_not_filled_and_nothing_else(cache):
+    for tensor in cache.tensors:
+        tensor.zero_()
+    cache.length = 3
+    poison(cache)
+    for tensor in cache.tensors:
+        assert (tensor[:, :3] == 0).all()
+        assert tensor[:, 3:].isnan().all()
+
+
+def test_randomize_leaves_no_norm_at_one_and_repeats_itself():
+    first, second = (randomize(mla_edu.MultiHeadLatentAttention(MLA), seed=3) for _ in range(2))
+    assert (first.kv_a_layernorm.weight != 1).all()
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+
+
+@pytest.mark.parametrize("family", MLA_FAMILIES)
+def test_a_familys_configuration_keeps_the_widths(family):
+    config = family_config(family, MLA)
+    assert config.elements_per_token == MLA.elements_per_token
+    assert config == family_config(family, config)
