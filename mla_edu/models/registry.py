@@ -94,7 +94,8 @@ def attention_config(dims: Mapping[str, Any], layers: Mapping[str, int]) -> GQAC
             widths = {name: dims[name] for name in names}
             return MLAConfig(dims["hidden_size"], dims["num_attention_heads"], **widths, rope_theta=None)
         if dims.get("kv_lora_rank"):
-            return config_from_hf({**dims, "model_type": "deepseek_v3"})
+            growing_queries = "llama_4_scaling_beta" in (dims.get("rope_scaling") or {})
+            return config_from_hf({**dims, "model_type": "mistral4" if growing_queries else "deepseek_v3"})
         if "head_dim" in dims and dims.get("v_head_dim") in (None, dims["head_dim"]):
             window = dims.get("sliding_window") if set(layers) == {"sliding_attention"} else None
             return config_from_hf({**dims, "sliding_window": window, "model_type": "mistral"})
