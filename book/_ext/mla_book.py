@@ -1,7 +1,8 @@
 """What the book adds to its Sphinx extensions.
 
 Figures that a notebook displays as SVG stand in the page itself, so that they take
-its ink in light and in dark mode.
+its ink in light and in dark mode. A page that is no notebook can show the widget of
+one.
 
 The API pages, which sphinx-autoapi makes from the source text, are said more
 plainly. Signatures and types stand as the source has them, so that shapes such as
@@ -10,11 +11,16 @@ comment behind it. Nothing of the package is imported.
 """
 
 import ast
+import json
 import re
 from pathlib import Path
 
 from docutils import nodes
+from myst_nb.core.render import WIDGET_STATE_MIMETYPE, WIDGET_VIEW_MIMETYPE
+from myst_nb.core.render import sanitize_script_content as sanitize
+from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
 PACKAGE = "mla_edu"
@@ -206,6 +212,34 @@ def inline_figures(app, doctree):
             )
 
 
+class SavedWidget(SphinxDirective):
+    """Show the first widget of a notebook, from the state that the notebook saved."""
+
+    required_arguments = 1  # the notebook, relative to the page
+
+    def run(self):
+        name, path = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(name)
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+        state = notebook["metadata"].get("widgets", {}).get(WIDGET_STATE_MIMETYPE)
+        views = [
+            output["data"][WIDGET_VIEW_MIMETYPE]
+            for cell in notebook["cells"]
+            for output in cell.get("outputs", ())
+            if WIDGET_VIEW_MIMETYPE in output.get("data", {})
+        ]
+        if not state or not views:
+            raise self.error(f"{name} has saved no widget; execute it")
+        page = self.env, self.env.docname
+        body = {"type": WIDGET_STATE_MIMETYPE, "body": sanitize(json.dumps(state))}
+        NbMetadataCollector.add_js_file(*page, "ipywidgets_state", None, body)
+        for script, attributes in self.config.nb_ipywidgets_js.items():
+            NbMetadataCollector.add_js_file(*page, script, script, attributes)
+        view = sanitize(json.dumps(views[0]))
+        script = f'<script type="{WIDGET_VIEW_MIMETYPE}">{view}</script>'
+        return [nodes.raw("", script, format="html")]
+
+
 def drop_live_code(app, pagename, templatename, context, doctree):
     """Leave out Thebe, which no page uses and whose constants name another host."""
     context["script_files"] = [
@@ -218,6 +252,7 @@ def drop_live_code(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
+    app.add_directive("saved-widget", SavedWidget)
     app.connect("builder-inited", read_source, priority=900)
     app.connect("autodoc-process-docstring", parse_docstring)
     app.connect("autodoc-process-signature", write_signature)

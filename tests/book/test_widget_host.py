@@ -45,7 +45,7 @@ STATE = {
     },
 }
 PAGE = """<!doctype html><meta charset="utf-8"><title>widgets</title>
-<script type="module" src="widget-host.js"></script>
+<script defer src="widget-host.js"></script>
 <script type="application/vnd.jupyter.widget-state+json">{state}</script>
 {views}"""
 
