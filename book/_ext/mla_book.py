@@ -1,7 +1,7 @@
 """What the book adds to its Sphinx extensions.
 
-Figures that a notebook displays as SVG stand in the page itself, so that they take
-its ink in light and in dark mode. A page that is no notebook can show the widget of
+Figures that are SVG stand in the page itself, so that they take its ink in light and
+in dark mode. A page that is no notebook can show the widget of
 one.
 
 The API pages, which sphinx-autoapi makes from the source text, are said more
@@ -193,7 +193,11 @@ def api_pages(app, env, added, changed, removed):
 
 
 def inline_figures(app, doctree):
-    """Put a notebook's SVG figures into the page, in place of an ``img``."""
+    """Put SVG figures, displayed by a cell or linked in Markdown, into the page.
+
+    A picture that is a paragraph of its own takes its place: a figure cannot stand in
+    one. Its text alternative is the one in the SVG.
+    """
     for image in list(doctree.findall(nodes.image)):
         path = Path(app.srcdir, image["uri"])
         svg = (
@@ -205,11 +209,11 @@ def inline_figures(app, doctree):
             svg = svg[svg.index("<svg") :].replace(
                 'class="mla-figure" ', "", 1
             )  # the class goes to the figure
-            image.replace_self(
-                nodes.raw(
-                    "", f'<figure class="mla-figure">{svg}</figure>', format="html"
-                )
+            figure = nodes.raw(
+                "", f'<figure class="mla-figure">{svg}</figure>', format="html"
             )
+            alone = isinstance(image.parent, nodes.paragraph) and len(image.parent) == 1
+            (image.parent if alone else image).replace_self(figure)
 
 
 class SavedWidget(SphinxDirective):

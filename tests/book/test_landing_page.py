@@ -1,19 +1,13 @@
 """What the landing page says in figures is what the package computes."""
 
 import re
-import runpy
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-
-import pytest
 
 from mla_edu.cost import kv_cache_bytes
 from mla_edu.models import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 PROSE = (BOOK / "index.md").read_text(encoding="utf-8")
-FIGURES = BOOK / "figures"
-DRAWINGS = runpy.run_path(str(FIGURES / "make_figures.py"))["DRAWINGS"]
 
 
 def gigabytes(num_bytes):
@@ -44,26 +38,3 @@ def test_counts_in_the_prose_are_computed():
 def test_path_leads_to_every_chapter():
     for chapter in BOOK.glob("*.ipynb"):
         assert f"]({chapter.name})" in PROSE
-
-
-def test_picture_ends_with_the_smallest_cache():
-    models = runpy.run_path(str(FIGURES / "make_figures.py"))["MODELS"]
-    sizes = [kv_cache_bytes(name, 1) for name in models]
-    assert sizes == sorted(sizes, reverse=True)
-
-
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_committed_figure_is_the_one_drawn_today(name):
-    assert (FIGURES / name).read_text(encoding="utf-8") == DRAWINGS[name]()
-
-
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_figure_is_well_formed_and_says_what_it_shows(name):
-    svg = ElementTree.fromstring((FIGURES / name).read_text(encoding="utf-8"))
-    assert svg.get("role") == "img"
-    assert "DeepSeek-V3" in svg.get("aria-label")
-    assert svg.get("fill") == "currentColor"
-
-
-def test_every_drawing_is_committed():
-    assert sorted(path.name for path in FIGURES.glob("*.svg")) == sorted(DRAWINGS)

@@ -1,0 +1,159 @@
+"""MHA, GQA, MQA and MLA side by side: who reads what, and what is cached.
+
+Drawn with 8 query heads, in GQA with 2 groups; boxes are as wide as their tensors. The
+numbers are those of DeepSeek-V3's 128 heads, in GQA with 8 groups.
+"""
+
+from svg import arrow, at, band, centred, drawing, legend, line, outlined, solid, text
+
+from mla_edu.config import GQAConfig
+from mla_edu.models import get_model
+
+MLA = get_model("deepseek-v3").config
+GROUPS = 8  # as in Llama 3
+HEADS, GROUPS_DRAWN = 8, 2
+PANEL, GUTTER, LEGEND = 188, 24, 56
+PITCH, UNIT, BOX = 22, 12, 12  # between heads; a head's width; height of all boxes
+ROPE = UNIT * MLA.qk_rope_head_dim / MLA.qk_nope_head_dim
+LATENT = UNIT * MLA.kv_lora_rank / MLA.qk_nope_head_dim
+QUERIES, BAND, FOOT = 52, 66, 32  # top of the queries; height of the cache, below it
+NEAR, FAR = 44, 102  # from the queries to the cache; MLA needs FAR
+
+
+def cached_numbers():
+    """Per token and layer, for the four kinds."""
+    heads, width = MLA.num_attention_heads, MLA.qk_nope_head_dim
+    numbers = {
+        kind: GQAConfig(MLA.hidden_size, heads, groups, width).elements_per_token
+        for kind, groups in [("mha", heads), ("gqa", GROUPS), ("mqa", 1)]
+    }
+    return numbers | {"mla": MLA.elements_per_token}
+
+
+def frame(title, queries, top, words):
+    """What all panels have: title, way to the queries, ground of the cache."""
+    return [
+        text(0, 11, f"*{title}*", font_size=14),
+        centred(PANEL / 2, 32, queries),
+        arrow([(PANEL / 2, 38), (PANEL / 2, QUERIES - 2)]),
+        band(0, top, PANEL, BAND),
+        centred(PANEL / 2, top + 55, words),
+    ]
+
+
+def projection(x, top, words, aside=0):
+    """An arrow up into the cache from what is written under it, or ``aside`` of it."""
+    foot = top + BAND
+    return [
+        arrow([(x, foot + 14), (x, foot + 2)]),
+        centred(x + aside, foot + 28, words),
+    ]
+
+
+def shared(title, groups, words, reach):
+    """Queries over the keys and values of ``groups`` groups."""
+    top = QUERIES + BOX + reach
+    elements = frame(title, "{W^Q}{h_t}", top, words)
+    left = (PANEL - HEADS * PITCH) / 2
+    centres = [left + HEADS * PITCH / groups * (i + 0.5) for i in range(groups)]
+    for i in range(HEADS):
+        x = left + PITCH * (i + 0.5)
+        read = centres[i * groups // HEADS]
+        elements += [
+            outlined(x - UNIT / 2, QUERIES, UNIT, BOX, "query"),
+            line([(x, QUERIES + BOX + 1), (read, top + 8)], "query"),
+        ]
+    for x in centres:
+        elements += [
+            solid(x - UNIT / 2, top + 9, UNIT, BOX, "key"),
+            solid(x - UNIT / 2, top + 10 + BOX, UNIT, BOX, "value"),
+        ]
+    return elements + projection(PANEL / 2, top, "{W^K}{h_t}, {W^V}{h_t}")
+
+
+def latent(title, words):
+    """Queries over keys and values that one latent gives to all heads."""
+    top = QUERIES + BOX + FAR
+    bus, keys = QUERIES + BOX + 8, QUERIES + BOX + 20  # the rotary key's line; the keys
+    compressed = "{W^DQ}{h_t}"
+    queries = f"{{W^UQ}}{compressed}, {{W^QR}}{compressed}"
+    elements = frame(title, queries, top, words)
+    for i in range(HEADS):
+        x = PITCH * i
+        middle, turned = x + UNIT / 2, x + UNIT + ROPE / 2
+        elements += [
+            line([(turned, bus), (turned, QUERIES + BOX + 1)], "rope"),
+            line([(middle, QUERIES + BOX + 1), (middle, keys - 1)], "query"),
+            outlined(x, QUERIES, UNIT, BOX, "query"),
+            outlined(x + UNIT, QUERIES, ROPE, BOX, "rope"),
+            outlined(x, keys, UNIT, BOX, "key"),
+            outlined(x, keys + BOX + 1, UNIT, BOX, "value"),
+        ]
+    row, below = top + 16, keys + 2 * BOX + 4  # the cached row; the feet of the values
+    last = PITCH * (HEADS - 1) + UNIT
+    x, rope_x = (last - LATENT) / 2, PANEL - 6 - ROPE
+    right = rope_x + ROPE / 2
+    fan = [(x, row - 2), (0, below), (last, below), (x + LATENT, row - 2)]
+    return [
+        *elements,
+        line([(right, row - 1), (right, bus), (UNIT + ROPE / 2, bus)], "rope"),
+        line(fan, "key"),
+        centred(last / 2, below + 24, "{W^UK}, {W^UV}"),
+        solid(x, row, LATENT, BOX, "key"),
+        solid(rope_x, row, ROPE, BOX, "rope"),
+        *projection(last / 2, top, "{W^DKV}{h_t}"),
+        *projection(right, top, "{W^KR}{h_t}", aside=-14),
+    ]
+
+
+def panels(reach):
+    """The four; the first two with ``reach`` from their queries to their cache."""
+    numbers = {kind: f"*{count:,}*" for kind, count in cached_numbers().items()}
+    mha = f"cached: 2{{n_h}}{{d_h}} = {numbers['mha']}"
+    gqa = f"cached: 2{{n_g}}{{d_h}} = {numbers['gqa']}"
+    mqa = f"cached: 2{{d_h}} = {numbers['mqa']}"
+    mla = f"cached: {{d_c}} + {{d_h^R}} = {numbers['mla']}"
+    return [
+        shared("MHA: each its own", HEADS, mha, reach),
+        shared("GQA: one per group", GROUPS_DRAWN, gqa, reach),
+        shared("MQA: one for all", 1, mqa, FAR),
+        latent("MLA: one latent for all", mla),
+    ]
+
+
+def four_attentions(across=2):
+    """The drawing with ``across`` panels in a row: 2 for a page, 4 for a slide."""
+    rows = 4 // across
+    drawn = panels(NEAR if rows == 2 else FAR)
+    short = QUERIES + BOX + NEAR + BAND + FOOT
+    tops = [LEGEND, LEGEND + short + GUTTER] if rows == 2 else [LEGEND - 12]
+    elements = legend(apart=412 if rows == 1 else 0)
+    for i, panel in enumerate(drawn):
+        elements.append(at(i % across * (PANEL + GUTTER), tops[i // across], panel))
+    heads = MLA.num_attention_heads
+    notes = [
+        f"Drawn: {HEADS} of {heads} heads, {GROUPS_DRAWN} of {GROUPS} groups, "
+        "widths to scale.",
+        "Numbers per token and layer, at DeepSeek-V3’s widths.",
+    ]
+    y = tops[-1] + QUERIES + BOX + FAR + BAND + FOOT + 26
+    if rows == 1:
+        notes = [" ".join(notes)]
+    elements += [text(0, y + 18 * i, words) for i, words in enumerate(notes)]
+    width = across * (PANEL + GUTTER) - GUTTER
+    return drawing(width, y + 18 * len(notes) - 12, label(), elements)
+
+
+def label():
+    """The drawing in words."""
+    numbers = cached_numbers()
+    return (
+        f"Four panels. Multi-head: every query head reads a key and a value of its "
+        f"own, {numbers['mha']:,} cached numbers per token and layer with "
+        f"{MLA.num_attention_heads} heads. Grouped-query: the heads of a group share "
+        f"one key and value, {numbers['gqa']:,} with {GROUPS} groups. Multi-query: all "
+        f"heads share one, {numbers['mqa']:,}. Multi-head latent: one latent and one "
+        f"small rotary key are cached, {numbers['mla']:,}; keys and values of every "
+        f"head come from the latent through W_UK and W_UV, and all heads read the "
+        f"rotary key."
+    )
