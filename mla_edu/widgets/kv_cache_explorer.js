@@ -103,7 +103,7 @@ function own_model(own) {
     num_key_value_heads === num_attention_heads ? "mha" : num_key_value_heads === 1n ? "mqa" : "gqa";
   return {
     name: OWN,
-    title: "Own dimensions",
+    title: "Your model",
     kind: kv_lora_rank ? "mla" : heads_kind,
     num_parameters: num_parameters || null,
     config,
@@ -176,7 +176,7 @@ const OWN_LABELS = {
   head_dim: "width of a head",
   kv_lora_rank: "latent (0: none)",
   qk_rope_head_dim: "rotary key",
-  num_parameters: "parameters (0: not known)",
+  num_parameters: "parameters (0: unknown)",
 };
 
 const count = (number) => number.toLocaleString("en-US");
@@ -405,8 +405,8 @@ function render({ model, el, address }) {
         quantity("per sequence", "bytes_per_sequence", found.bytes_per_sequence, human),
         quantity("in all", "bytes_total", found.bytes_total, human),
         quantity("GPUs needed", "num_gpus", found.num_gpus, count, "not known"),
-        quantity("sequences that fit", "max_sequences", found.max_sequences, count, missing),
-        quantity("tokens that fit", "max_tokens", found.max_tokens, count, missing),
+        quantity("sequences fit", "max_sequences", found.max_sequences, count, missing),
+        quantity("tokens fit", "max_tokens", found.max_tokens, count, missing),
       ),
     );
   }
@@ -442,9 +442,10 @@ function render({ model, el, address }) {
       `for a sequence of ${count(tokens)} tokens.`;
     if (found.num_gpus === null) return `${cost} How much fits beside its weights is not known.`;
     const room = `${count(found.num_gpus)} × ${gpu.title} with ${human(found.free_bytes)} to spare`;
-    const many = found.max_sequences === null ? "any number" : found.max_sequences ? count(found.max_sequences) : "none";
+    const number = { null: "any number of", 0: "no", 1: "one" }[found.max_sequences] ?? count(found.max_sequences);
+    const many = `${number} such sequence${number === "no" || number === "one" ? "" : "s"}`;
     const long = found.max_tokens === null ? "any length" : `at most ${count(found.max_tokens)} tokens`;
-    return `${cost} Beside its weights, on ${room}, fit: ${many} of such sequences; ${count(batch)} of ${long}.`;
+    return `${cost} Beside its weights, on ${room}, there is room for ${many}, or for ${count(batch)} of ${long}.`;
   }
 
   function remark(shown, dtype) {

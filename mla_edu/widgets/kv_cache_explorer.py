@@ -66,7 +66,7 @@ def own_model(own: Mapping[str, int]) -> ModelSpec:
         config = GQAConfig(heads * width, heads, dims["num_key_value_heads"], width)
     return ModelSpec(
         name=OWN,
-        title="Own dimensions",
+        title="Your model",
         kind=config.kind,
         num_parameters=dims["num_parameters"] or None,
         num_layers=dims["num_layers"],
@@ -147,9 +147,10 @@ def _check_integer(name: str, value: object, lowest: int, highest: int) -> None:
 
 def _record(model: ModelSpec) -> dict[str, Any]:
     """What the browser needs to know of a model."""
-    widths = {"num_attention_heads", "head_dim", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
+    gqa = {"num_attention_heads", "num_key_value_heads", "head_dim"}
+    mla = {"num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
     record = model.model_dump(include={"name", "title", "kind", "num_parameters", "cache", "state_elements"})
-    return record | {"config": model.config and model.config.model_dump(include=widths)}
+    return record | {"config": model.config and model.config.model_dump(include=gqa | mla)}
 
 
 class KVCacheExplorer(anywidget.AnyWidget):
