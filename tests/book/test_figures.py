@@ -17,7 +17,9 @@ from mla_edu.models import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 FIGURES = BOOK / "figures"
-PHONE = 358  # width of the text on a screen of 390 pixels
+WIDTHS = {"cache-per-token.svg": 310, "four-attentions-wide.svg": 1088}  # the last is for slides
+PHONE = 358  # what the others get on a screen of 390 pixels
+SMALLEST = 9  # pixels of a letter's size
 TEXT, RECT = "{http://www.w3.org/2000/svg}text", "{http://www.w3.org/2000/svg}rect"
 V3 = get_model("deepseek-v3")
 
@@ -143,20 +145,37 @@ def test_figure_is_legible(browser, serve, name, styled):
     page.goto(serve(BOOK) + "_static/book.css")
     alone = "<style>svg { width: 100%; height: auto }</style>"
     style = '<link rel="stylesheet" href="/_static/book.css">' if styled else alone
-    width = 1088 if "wide" in name else PHONE
+    width = WIDTHS.get(name, PHONE)
     page.set_content(f'{style}<figure class="mla-figure" style="width:{width}px; margin: 20px">{read(name)}</figure>')
     page.evaluate("document.fonts.ready")
     found = page.evaluate(MEASURE)
     page.close()
     frame = found["frame"]
     assert frame["right"] - frame["left"] == pytest.approx(width, abs=1)
-    assert min(found["sizes"]) >= 9
+    assert min(found["sizes"]) >= SMALLEST
     for text in found["texts"]:  # their boxes hold some white above and below the letters
         assert frame["left"] - 1 < text["left"] < text["right"] < frame["right"] + 1, text["words"]
         assert frame["top"] - 5 < text["top"] < text["bottom"] < frame["bottom"] + 5, text["words"]
         assert not any(overlap(text, box) for box in found["solid"]), text["words"]
     pairs = itertools.combinations(found["texts"], 2)
     assert not [(a["words"], b["words"]) for a, b in pairs if overlap(a, b)]
+
+
+SIZES = """() => [...document.querySelectorAll("section > figure.mla-figure svg")].flatMap((svg) => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+  return [...svg.querySelectorAll("text, tspan")].map((t) => parseFloat(getComputedStyle(t).fontSize) * scale);
+})"""
+
+
+def test_drawings_are_large_enough_on_every_page(browser, serve, html):
+    page, address = browser.new_page(viewport={"width": 390, "height": 844}), serve(html)
+    for path in sorted(html.glob("book/*.html")):
+        drawn = any(read(name).splitlines()[1] in path.read_text(encoding="utf-8") for name in NAMES)
+        if drawn:
+            page.goto(f"{address}book/{path.name}")
+            assert min(page.evaluate(SIZES)) >= SMALLEST, path.name
+        assert drawn or path.name != "index.html"
+    page.close()
 
 
 def luminance(colour):
