@@ -192,12 +192,11 @@ def test_the_parity_check_sees_a_broken_step(monkeypatch, folders, name, broken)
 def test_the_parity_check_sees_a_latent_cached_before_its_norm(monkeypatch, folders):
     folder, model = folders["deepseek_v3"]
     layer = load_attention(folder, layer=2)
-    append = LatentCache.append
-
-    def append_raw(cache, c_kv, k_pe):
-        return append(cache, c_kv / layer.kv_a_layernorm.weight, k_pe)
-
-    monkeypatch.setattr(LatentCache, "append", append_raw)
+    append, projected = LatentCache.append, []
+    layer.kv_a_proj_with_mqa.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    monkeypatch.setattr(
+        LatentCache, "append", lambda cache, c_kv, k_pe: append(cache, projected[-1][..., : c_kv.shape[-1]], k_pe)
+    )
     assert worst_position(layer, model) > 1e-3
 
 
