@@ -78,7 +78,7 @@ def centred(x, y, words, **attributes):
 def solid(x, y, width, height, kind):
     """A box filled with the colour of its tensor: what is cached."""
     return (
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="1"'
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"'
         f' style="fill:{COLOURS[kind]}"/>'
     )
 
