@@ -1,0 +1,140 @@
+"""Published statements put on trial: a ruling for each, and one table of all, made from the rulings.
+
+A verdict is not written down but follows from the cases that were computed: all hold, none holds, or some do.
+"""
+
+import html
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+VERDICTS = {"right": "✓", "wrong": "✗", "true under a condition": "◐", "read, not computed": "§"}
+_STYLE = """\
+.mla-docket label { margin-right: 1.5em; }
+.mla-docket table { width: 100%; border-collapse: collapse; }
+.mla-docket :is(th, td) { text-align: left; vertical-align: top; padding: 0.35em 0.7em 0.35em 0; }
+.mla-docket td { border-top: 1px solid rgb(128 128 128 / 0.35); }
+.mla-ruling { border-left: 3px solid rgb(128 128 128 / 0.5); padding-left: 0.9em; }
+.mla-ruling p { margin: 0.2em 0; }
+@media (max-width: 600px) {
+  .mla-docket label { display: block; }
+  .mla-docket thead { display: none; }
+  .mla-docket :is(tr, td) { display: block; }
+  .mla-docket td { border: 0; padding: 0; }
+  .mla-docket tr { border-top: 1px solid rgb(128 128 128 / 0.35); padding: 0.5em 0; }
+}"""
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What became of one statement."""
+
+    anchor: str  # the statement's section on the page, after "claim-"
+    topic: str
+    statement: str  # in the words of its source
+    verdict: str  # one of VERDICTS
+    finding: str  # what was computed or read, in a line
+    holds: tuple[str, ...] = ()  # cases in which the statement is true
+    fails: tuple[str, ...] = ()  # cases in which it is not
+    source: str | None = None  # where the finding was read, if it was not computed
+
+    @property
+    def _notes(self) -> list[str]:
+        notes = {"Holds": "; ".join(self.holds), "Fails": "; ".join(self.fails), "Source": self.source}
+        return [f"{label}: {text}." for label, text in notes.items() if text]
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{VERDICTS[self.verdict]} {self.verdict}: {self.finding}", *self._notes])
+
+    def _repr_html_(self) -> str:
+        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}.</strong> {html.escape(self.finding)}"
+        lines = "".join(f"<p>{line}</p>" for line in [verdict, *map(html.escape, self._notes)])
+        return f'<div class="mla-ruling" data-verdict="{self.verdict}">{lines}</div>'
+
+
+class Docket:
+    """The rulings of a page, in the order in which they were made.
+
+    Attributes:
+        rulings: by anchor. Hearing a statement again replaces its ruling.
+    """
+
+    def __init__(self):
+        self.rulings: dict[str, Ruling] = {}
+
+    def rule(self, anchor: str, topic: str, statement: str, holds: bool | Mapping[str, bool], finding: str) -> Ruling:
+        """Try a statement that can be computed.
+
+        Args:
+            anchor: lower-case words joined by hyphens; the statement's section has it after ``claim-``.
+            topic: what the table can be filtered by.
+            statement: in the words of its source.
+            holds: whether the statement is true; or for each case in which it might be, whether it is true there.
+                True in all of them is "right", in none "wrong", in some "true under a condition".
+            finding: what was computed, in a line.
+
+        Raises:
+            TypeError: a case is neither True nor False.
+            ValueError: ``anchor`` is none, or there is no case.
+        """
+        cases = holds if isinstance(holds, Mapping) else {"": holds}
+        for case, value in cases.items():
+            if not isinstance(value, bool):
+                raise TypeError(f"holds is {value!r}{f' for {case!r}' if case else ''}; expected True or False")
+        if not cases:
+            raise ValueError("holds is empty; expected at least one case")
+        verdict = "right" if all(cases.values()) else "true under a condition" if any(cases.values()) else "wrong"
+        true = tuple(case for case, value in cases.items() if value and case)
+        false = tuple(case for case, value in cases.items() if not value and case)
+        return self._enter(Ruling(anchor, topic, statement, verdict, finding, holds=true, fails=false))
+
+    def read(self, anchor: str, topic: str, statement: str, *, source: str, finding: str) -> Ruling:
+        """Enter a statement that nothing here can compute, with what its source says. Arguments as in ``rule``.
+
+        Raises:
+            ValueError: ``anchor`` is none, or ``source`` is empty.
+        """
+        if not source:
+            raise ValueError("source is empty; expected where the finding was read")
+        return self._enter(Ruling(anchor, topic, statement, "read, not computed", finding, source=source))
+
+    def _enter(self, ruling: Ruling) -> Ruling:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", ruling.anchor):
+            raise ValueError(f"anchor is {ruling.anchor!r}; expected lower-case words joined by hyphens")
+        self.rulings[ruling.anchor] = ruling
+        return ruling
+
+    def count(self) -> dict[str, int]:
+        """How many statements got each verdict."""
+        counted = Counter(ruling.verdict for ruling in self.rulings.values())
+        return {verdict: counted[verdict] for verdict in VERDICTS}
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{VERDICTS[r.verdict]} {r.statement} | {r.finding}" for r in self.rulings.values())
+
+    def _repr_html_(self) -> str:
+        """All rulings as a table with links to their sections. Two lists filter it, by style sheet alone."""
+        topics = Counter(ruling.topic for ruling in self.rulings.values())
+        style, choices = _STYLE, ""
+        for attribute, counted in (("verdict", self.count()), ("topic", topics)):
+            options = [f"<option>all ({len(self.rulings)})</option>"]
+            for value, number in counted.items():
+                chosen, name = html.escape(value), f'"{value}"'
+                options.append(f'<option value="{chosen}">{chosen} ({number})</option>')
+                style += (
+                    f"\n.mla-docket:has([data-filter={attribute}] [value={name}]:checked) "
+                    f"tbody tr:not([data-{attribute}={name}]) {{ display: none; }}"
+                )
+            choices += f'<label>{attribute} <select data-filter="{attribute}">{"".join(options)}</select></label>\n'
+        rows = "\n".join(
+            f'<tr data-verdict="{r.verdict}" data-topic="{html.escape(r.topic)}">'
+            f'<td><a href="#claim-{r.anchor}">{html.escape(r.statement)}</a></td>'
+            f"<td>{VERDICTS[r.verdict]} {r.verdict}</td><td>{html.escape(r.finding)}</td></tr>"
+            for r in self.rulings.values()
+        )
+        head = "<thead><tr><th>statement</th><th>verdict</th><th>what was found</th></tr></thead>"
+        return (
+            f'<div class="mla-docket"><style>{style}</style>\n{choices}'
+            f"<table>{head}\n<tbody>\n{rows}\n</tbody></table></div>"
+        )
