@@ -1,6 +1,7 @@
 """The repository's files agree with each other: versions, addresses, pins, licences, links, and the two commands."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -91,6 +92,17 @@ def test_readme_code_runs():
     exec(code, names)
     assert names["cache"].length == 8
     assert names["y"].shape == (1, 1, 512)
+
+
+def test_readme_quotes_the_measured_decode_step():
+    steps = json.loads(read("benchmarks/results/decode_step_cpu.json"))["steps"]
+    rows = [
+        f"| {step['cached_tokens']:,} | {step['transformers_ms']:.1f} ms | {step['absorbed_ms']:.1f} ms "
+        f"| {step['absorbed_speedup']:.1f} | {step['fraction_of_limit']:.0%} |"
+        for step in steps
+        if step["dtype"] == "float32"
+    ]
+    assert "|--:|--:|--:|--:|--:|\n" + "\n".join(rows) + "\n" in read("README.md")
 
 
 def test_readme_shows_what_the_command_prints():
