@@ -25,6 +25,16 @@ export default {
   },
 };
 """
+SHARED = """
+export default {
+  render({ model, el, address }) {
+    const button = document.createElement("button");
+    button.textContent = address.get("count") ?? model.get("count");
+    button.onclick = () => address.set({ count: ++button.textContent, gone: null });
+    el.append(button);
+  },
+};
+"""
 STATE = {
     "version_major": 2,
     "version_minor": 0,
@@ -34,6 +44,8 @@ STATE = {
             "model_name": "AnyModel",
             "state": {"_esm": COUNTER, "_css": ".mla-widget button { width: 123px }", "count": 3},
         },
+        "shared-1": {"model_name": "AnyModel", "state": {"_esm": SHARED, "count": 0}},
+        "shared-2": {"model_name": "AnyModel", "state": {"_esm": SHARED, "count": 0}},
         "old-style": {
             "model_name": "AnyModel",
             "state": {"_esm": "export function render({ el }) { el.textContent = 'named export'; }"},
@@ -100,6 +112,36 @@ def test_all_forms_of_a_widget_module_are_shown(page):
     page = page("old-style", "factory")
     page.wait_for_function("document.querySelectorAll('.mla-widget').length === 2 && document.body.innerText.trim()")
     assert page.locator(".mla-widget").all_inner_texts() == ["named export", "factory"]
+
+
+def test_widgets_of_a_page_share_its_address_without_a_fight(page):
+    page = page("shared-1", "counter-1", "shared-2")
+    page.goto(page.url + "?count=4&gone=1&other=x%20y#part")
+    page.wait_for_function("document.querySelectorAll('button').length === 3")
+    first, _, last = page.locator("button").all()
+    assert (first.inner_text(), last.inner_text()) == ("4", "0")
+    first.click()
+    last.click()
+    assert page.evaluate("location.search + location.hash") == "?count=5&other=x+y&3.count=1#part"
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('button').length === 3")
+    assert (first.inner_text(), last.inner_text()) == ("5", "1")
+
+
+def test_address_is_written_seldom_enough_for_any_browser(page):
+    page = page("shared-1")
+    page.wait_for_selector("button")
+    page.evaluate(
+        """() => {
+          window.writes = 0;
+          const write = history.replaceState.bind(history);
+          history.replaceState = (...all) => { writes++; write(...all); };
+          for (let i = 0; i < 500; i++) document.querySelector("button").click();
+        }"""
+    )
+    assert page.evaluate("writes") == 20
+    page.wait_for_function("location.search === '?count=500'", timeout=20_000)
+    assert page.evaluate("writes") == 21
 
 
 def test_missing_state_is_an_error_in_the_console(page):

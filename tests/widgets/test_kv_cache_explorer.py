@@ -1,4 +1,4 @@
-"""The cache explorer in Python: its answers are the cost model's, its settings are checked, it can do without a page."""
+"""The cache explorer in Python: answers of the cost model, checked settings, a table where no widget can run."""
 
 import subprocess
 import sys
@@ -50,7 +50,10 @@ def test_rows_follow_the_models():
         ({"own": {"heads": 1}}, "own has 'heads'; expected num_layers"),
         ({"own": {"num_layers": 0}}, r"own\['num_layers'\] is 0; expected an integer from 1 to 1,000"),
         ({"own": {"head_dim": 63}}, r"own\['head_dim'\] is 63; expected a multiple of 2"),
-        ({"own": {"num_key_value_heads": 7}}, "num_key_value_heads is 7; expected a divisor of num_attention_heads, 32"),
+        (
+            {"own": {"num_key_value_heads": 7}},
+            "num_key_value_heads is 7; expected a divisor of num_attention_heads, 32",
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -110,8 +113,8 @@ def run(code):
 
 
 def test_needs_no_torch():
-    code = "import sys; sys.modules['torch'] = None; from mla_edu.widgets import KVCacheExplorer as E; print(E().max_tokens)"
-    result = run(code)
+    code = "import sys; sys.modules['torch'] = None; from mla_edu.widgets import KVCacheExplorer"
+    result = run(f"{code}; print(KVCacheExplorer().max_tokens)")
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 0
 
