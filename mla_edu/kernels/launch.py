@@ -1,0 +1,135 @@
+"""The Triton backend: allocates, chooses tiles and splits, launches both stages."""
+
+import math
+
+import torch
+import triton
+from torch import Tensor
+
+from mla_edu.kernels.chunked import attend_chunked
+from mla_edu.kernels.decode import attend
+from mla_edu.kernels.merge import merge
+from mla_edu.kernels.tiles import (
+    MIN_SPLIT,
+    Tiles,
+    block_widths,
+    choose_num_splits,
+    choose_tiles,
+    matrix_unit,
+    next_power_of_2,
+    shared_bytes,
+)
+
+INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8"}
+INTERPRETED_AS = "sm_90"  # whose tiles a CPU uses
+
+
+def constants(
+    tiles: Tiles, *, num_heads: int, s_q: int, kv_lora_rank: int, qk_rope_head_dim: int, page_size: int, causal: bool,
+    is_split: bool, is_fp8: bool,
+) -> dict[str, int | bool]:  # fmt: skip
+    """What stage 1 is compiled for."""
+    block_c, block_r = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
+    values = {
+        "NUM_HEADS": num_heads, "S_Q": s_q, "RANK": kv_lora_rank, "ROPE": qk_rope_head_dim, "PAGE_SIZE": page_size,
+        "CAUSAL": causal, "SPLIT": is_split, "UPCAST": INTERPRETED,
+        "BLOCK_H": tiles.block_h, "BLOCK_N": tiles.block_n, "BLOCK_C": block_c, "BLOCK_R": block_r,
+    }  # fmt: skip
+    return values | {"FP8": is_fp8} if tiles.chunked else values
+
+
+def device_limits(device: torch.device) -> tuple[str, int, int]:
+    """Architecture, shared memory per block in bytes, and number of multiprocessors."""
+    if device.type == "cpu":
+        return INTERPRETED_AS, 232_448, 1
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0], 65_536, properties.multi_processor_count
+    arch = f"sm_{properties.major}{properties.minor}"
+    return arch, properties.shared_memory_per_block_optin, properties.multi_processor_count
+
+
+def tiles_for(q: Tensor, kv_cache: Tensor, kv_lora_rank: int) -> Tiles:
+    """The tile that a call with these tensors uses.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    arch, shared_limit, _ = device_limits(q.device)
+    return choose_tiles(
+        arch,
+        num_rows=q.shape[1] * q.shape[2],
+        kv_lora_rank=kv_lora_rank,
+        qk_rope_head_dim=q.shape[3] - kv_lora_rank,
+        dtype=DTYPES[kv_cache.dtype],
+        shared_limit=shared_limit,
+    )
+
+
+def decode(
+    q: Tensor,
+    kv_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    *,
+    kv_lora_rank: int,
+    sm_scale: float,
+    causal: bool = True,
+    num_splits: int | None = None,
+    tiles: Tiles | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``mla_decode`` by Triton, on arguments that have been checked; with ``tiles`` given, those are used."""
+    batch, s_q, num_heads, width = q.shape
+    page_size, rope = kv_cache.shape[1], width - kv_lora_rank
+    tiles = tiles_for(q, kv_cache, kv_lora_rank) if tiles is None else tiles
+    num_rows = num_heads * s_q
+    num_programs = batch * triton.cdiv(num_rows, tiles.block_h)
+    # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
+    out = q.new_empty(batch, s_q, num_heads, kv_lora_rank, dtype=torch.float32 if INTERPRETED else q.dtype)
+    lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
+    if batch == 0:
+        return out.to(q.dtype), lse
+
+    min_split = tiles.block_n
+    if num_splits is None:
+        arch, shared_limit, num_sms = device_limits(q.device)
+        dtype = DTYPES[kv_cache.dtype]
+        per_sm = max(1, shared_limit // shared_bytes(tiles, matrix_unit(arch), kv_lora_rank, rope, dtype))
+        num_splits = choose_num_splits(num_programs, block_table.shape[1] * page_size, num_sms * per_sm)
+        min_split = MIN_SPLIT
+
+    partial, partial_lse = out, lse  # not touched with one split
+    if num_splits > 1:
+        partial = q.new_empty(batch, num_splits, num_rows, kv_lora_rank, dtype=torch.float32)
+        partial_lse = q.new_empty(batch, num_splits, num_rows, dtype=torch.float32)
+
+    is_fp8 = kv_cache.dtype == torch.uint8
+    if is_fp8:
+        scales = kv_cache.view(torch.float32)[..., kv_lora_rank // 4 :]
+        rotary = kv_cache.view(torch.bfloat16)[..., -rope:] if rope else kv_cache.view(torch.bfloat16)
+    elif tiles.chunked:
+        scales, rotary = kv_cache, kv_cache[..., kv_lora_rank:]
+    if tiles.chunked:
+        pools = [kv_cache, scales, rotary]
+        strides = [*kv_cache.stride(), *scales.stride()[:2], *rotary.stride()]
+    else:
+        pools, strides = [kv_cache], [*kv_cache.stride()]
+    kernel = attend_chunked if tiles.chunked else attend
+    kernel[(num_programs, num_splits)](
+        q, *pools, block_table, seq_lens, out, lse, partial, partial_lse,
+        sm_scale * math.log2(math.e), num_splits, min_split,
+        *q.stride(), *strides, *block_table.stride(), *seq_lens.stride(),
+        **constants(
+            tiles, num_heads=num_heads, s_q=s_q, kv_lora_rank=kv_lora_rank, qk_rope_head_dim=rope,
+            page_size=page_size, causal=causal, is_split=num_splits > 1, is_fp8=is_fp8,
+        ),
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip
+    if num_splits > 1:
+        merge[(batch * num_rows,)](
+            partial, partial_lse, seq_lens, out, lse, num_splits, min_split, *seq_lens.stride(),
+            NUM_HEADS=num_heads, S_Q=s_q, RANK=kv_lora_rank,
+            BLOCK_N=tiles.block_n, BLOCK_C=next_power_of_2(kv_lora_rank), num_warps=4,
+        )  # fmt: skip
+    return out.to(q.dtype), lse

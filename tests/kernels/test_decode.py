@@ -1,0 +1,151 @@
+"""The Triton kernels against the float64 specification, on the terms of FlashMLA's tests.
+
+Interpreted where there is no GPU; on a GPU the same tests run there.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mla_edu.kernels import mla_decode
+from mla_edu.kernels.problems import check_answer, random_problem
+from mla_edu.kernels.tiles import CHUNKED, FP8, FP32, WHOLE, Tiles
+
+launch = pytest.importorskip("mla_edu.kernels.launch")
+DEVICE = "cpu" if launch.INTERPRETED else "cuda"
+
+CASES = {
+    "one head, one token": {"seq_lens": [1], "num_heads": 1},
+    "lengths from zero": {"seq_lens": [0, 1, 63, 64, 65, 200], "num_heads": 3},
+    "no sequence has a token": {"seq_lens": [0, 0], "num_heads": 9, "s_q": 2},
+    "9 heads in fp32": {"seq_lens": [100, 37], "num_heads": 9, "dtype": torch.float32},
+    "16 heads, pages of 16": {"seq_lens": [111, 17], "num_heads": 16, "page_size": 16, "dtype": torch.float16},
+    "63 heads": {"seq_lens": [140], "num_heads": 63},
+    "126 heads, pages of 128": {"seq_lens": [20, 140], "num_heads": 126, "page_size": 128, "dtype": torch.float16},
+    "128 heads": {"seq_lens": [129], "num_heads": 128, "kv_lora_rank": 128, "qk_rope_head_dim": 32},
+    "two tokens": {"seq_lens": [140, 2, 65], "num_heads": 9, "s_q": 2},
+    "four tokens, fp16": {"seq_lens": [20, 140], "num_heads": 16, "s_q": 4, "dtype": torch.float16},
+    "eight tokens, fp32": {"seq_lens": [111], "num_heads": 5, "s_q": 8, "dtype": torch.float32, "kv_lora_rank": 256},
+    "four tokens that all see all": {"seq_lens": [20, 140], "num_heads": 3, "s_q": 4, "causal": False},
+    "more new tokens than tokens": {"seq_lens": [1, 3, 0], "num_heads": 3, "s_q": 4},
+    "views of wider tensors": {"seq_lens": [70, 133], "num_heads": 9, "s_q": 2, "strided": True},
+    "narrowest": {"seq_lens": [90, 5], "num_heads": 3, "kv_lora_rank": 64, "qk_rope_head_dim": 16, "page_size": 16},
+    "no powers of two": {
+        "seq_lens": [77],
+        "num_heads": 7,
+        "kv_lora_rank": 192,
+        "qk_rope_head_dim": 24,
+        "page_size": 48,
+    },
+    "no rotary part": {"seq_lens": [77, 31], "num_heads": 7, "kv_lora_rank": 320, "qk_rope_head_dim": 0},
+    "fp8": {"seq_lens": [140, 0, 65], "num_heads": 16, "fp8": True},
+    "fp8, four tokens": {"seq_lens": [111, 20], "num_heads": 9, "s_q": 4, "fp8": True, "page_size": 16},
+    "fp8, narrow, views": {"seq_lens": [70, 20], "num_heads": 3, "fp8": True, "kv_lora_rank": 128, "strided": True},
+    "fp8, three groups, no rotary part": {
+        "seq_lens": [70],
+        "num_heads": 3,
+        "fp8": True,
+        "kv_lora_rank": 384,
+        "qk_rope_head_dim": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("num_splits", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_meets_the_specification(case, num_splits):
+    problem = random_problem(**CASES[case], device=DEVICE)
+    answer = mla_decode(*problem.tensors, **problem.options, num_splits=num_splits, backend="triton", return_lse=True)
+    assert answer[0].dtype == problem.q.dtype and answer[1].dtype == torch.float32
+    check_answer(answer, problem.expected())
+
+
+def every_tile() -> list[tuple[str, Tiles]]:
+    kinds = {"16 bit": [*WHOLE.values(), *CHUNKED.values()], "fp8": FP8.values(), "fp32": [FP32]}
+    return sorted({(kind, tiles) for kind, lists in kinds.items() for each in lists for tiles in each}, key=str)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="not every tile fits every GPU")
+@pytest.mark.parametrize(("kind", "tiles"), every_tile(), ids=str)
+def test_every_tile_of_every_gpu_meets_the_specification(kind, tiles):
+    dtype = {"16 bit": torch.bfloat16, "fp8": torch.bfloat16, "fp32": torch.float32}[kind]
+    problem = random_problem([130, 0, 33], num_heads=35, s_q=2, dtype=dtype, fp8=kind == "fp8")
+    for num_splits in (1, 2):
+        answer = launch.decode(*problem.tensors, **problem.options, num_splits=num_splits, tiles=tiles)
+        check_answer(answer, problem.expected())
+
+
+@settings(max_examples=12)
+@given(
+    seq_lens=st.lists(st.integers(0, 90), min_size=1, max_size=3),
+    num_heads=st.integers(1, 20),
+    s_q=st.integers(1, 5),
+    rank=st.integers(17, 140),
+    rope=st.integers(0, 20),
+    page_size=st.integers(1, 70),
+    causal=st.booleans(),
+    num_splits=st.none() | st.integers(1, 7),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_meets_the_specification(num_splits, rank, rope, **shape):
+    problem = random_problem(kv_lora_rank=rank, qk_rope_head_dim=rope, device=DEVICE, **shape)
+    answer = mla_decode(*problem.tensors, **problem.options, num_splits=num_splits, backend="triton", return_lse=True)
+    check_answer(answer, problem.expected())
+
+
+def take(problem, sequences):
+    q, _kv_cache, block_table, seq_lens = problem.tensors
+    return dataclasses.replace(
+        problem, q=q[sequences], block_table=block_table[sequences], seq_lens=seq_lens[sequences]
+    )
+
+
+@pytest.mark.parametrize("num_splits", [1, 4])
+def test_with_fixed_splits_a_sequence_does_not_depend_on_its_batch(num_splits):
+    batch = random_problem([130, 0, 300, 64], num_heads=5, s_q=2, kv_lora_rank=64, qk_rope_head_dim=16, device=DEVICE)
+    options = {**batch.options, "num_splits": num_splits, "backend": "triton", "return_lse": True}
+    together = mla_decode(*batch.tensors, **options)
+    for b in range(4):
+        alone = mla_decode(*take(batch, [b]).tensors, **options)
+        assert all(torch.equal(a[0], t[b]) for a, t in zip(alone, together, strict=True))
+
+
+def test_more_splits_than_tokens_change_nothing_but_rounding():
+    problem = random_problem([5, 100], dtype=torch.float32, kv_lora_rank=64, device=DEVICE)
+    for num_splits in (2, 50):
+        answer = mla_decode(
+            *problem.tensors, **problem.options, num_splits=num_splits, backend="triton", return_lse=True
+        )
+        check_answer(answer, problem.expected())
+
+
+def test_splits_cut_sequences_when_they_are_chosen_for_a_gpu(monkeypatch):
+    """What a GPU of 132 multiprocessors would do; short sequences of a long table are then written by stage 1."""
+    monkeypatch.setattr(launch, "device_limits", lambda device: ("sm_90", 232_448, 132))
+    shapes = []
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda q, *s, **o: shapes.append(s) or new_empty(q, *s, **o))
+    problem = random_problem([700, 90], kv_lora_rank=64, qk_rope_head_dim=16)
+    answer = launch.decode(*problem.tensors, **problem.options)
+    assert shapes[2][1] > 4  # splits
+    check_answer(answer, problem.expected())
+
+
+def test_an_empty_batch_is_an_empty_answer():
+    problem = take(random_problem([4], device=DEVICE), [])
+    out, lse = mla_decode(*problem.tensors, **problem.options, backend="triton", return_lse=True)
+    assert out.shape == (0, 1, 3, 512) and lse.shape == (0, 3, 1)
+
+
+def test_scores_far_apart_stay_finite():
+    problem = random_problem([130], num_heads=3, dtype=torch.float32, kv_lora_rank=64, device=DEVICE)
+    problem = dataclasses.replace(problem, sm_scale=3000.0)
+    for num_splits in (1, 3):
+        answer = mla_decode(
+            *problem.tensors, **problem.options, num_splits=num_splits, backend="triton", return_lse=True
+        )
+        check_answer(answer, problem.expected())
