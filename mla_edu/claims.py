@@ -12,8 +12,10 @@ from dataclasses import dataclass
 VERDICTS = {"right": "✓", "wrong": "✗", "true under a condition": "◐", "read, not computed": "§"}
 _STYLE = """\
 .mla-docket label { margin-right: 1.5em; }
-.mla-docket table { width: 100%; border-collapse: collapse; }
+.mla-docket { font-size: 0.88em; line-height: 1.4; }
+.mla-docket table { width: 100%; border-collapse: collapse; margin-top: 0.8em; }
 .mla-docket :is(th, td) { text-align: left; vertical-align: top; padding: 0.35em 0.7em 0.35em 0; }
+.mla-docket td:nth-child(2) { min-width: 7.5em; }
 .mla-docket td { border-top: 1px solid rgb(128 128 128 / 0.35); }
 .mla-ruling { border-left: 3px solid rgb(128 128 128 / 0.5); padding-left: 0.9em; }
 .mla-ruling p { margin: 0.2em 0; }
@@ -48,7 +50,7 @@ class Ruling:
         return "\n".join([f"{VERDICTS[self.verdict]} {self.verdict}: {self.finding}", *self._notes])
 
     def _repr_html_(self) -> str:
-        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}.</strong> {html.escape(self.finding)}"
+        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}:</strong> {html.escape(self.finding)}"
         lines = "".join(f"<p>{line}</p>" for line in [verdict, *map(html.escape, self._notes)])
         return f'<div class="mla-ruling" data-verdict="{self.verdict}">{lines}</div>'
 
@@ -127,6 +129,7 @@ class Docket:
                     f"tbody tr:not([data-{attribute}={name}]) {{ display: none; }}"
                 )
             choices += f'<label>{attribute} <select data-filter="{attribute}">{"".join(options)}</select></label>\n'
+        counted = ", ".join(f"{number} {verdict}" for verdict, number in self.count().items())
         rows = "\n".join(
             f'<tr data-verdict="{r.verdict}" data-topic="{html.escape(r.topic)}">'
             f'<td><a href="#claim-{r.anchor}">{html.escape(r.statement)}</a></td>'
@@ -135,6 +138,7 @@ class Docket:
         )
         head = "<thead><tr><th>statement</th><th>verdict</th><th>what was found</th></tr></thead>"
         return (
-            f'<div class="mla-docket"><style>{style}</style>\n{choices}'
+            f'<div class="mla-docket"><style>{style}</style>\n'
+            f"<p>{len(self.rulings)} statements: {counted}.</p>\n{choices}"
             f"<table>{head}\n<tbody>\n{rows}\n</tbody></table></div>"
         )

@@ -1,0 +1,66 @@
+"""The chapter that puts claims on trial: its table agrees with its cells, links to them, and can be filtered."""
+
+import pytest
+
+ROWS = """() => [...document.querySelectorAll(".mla-docket tbody tr")].map((row) => ({
+  shown: getComputedStyle(row).display !== "none",
+  verdict: row.dataset.verdict,
+  topic: row.dataset.topic,
+  finding: row.cells[2].textContent,
+  target: row.querySelector("a").hash.slice(1),
+}))"""
+RULING = """(target) => {
+  const anchor = document.getElementById(target);
+  const section = anchor?.closest("section");
+  if (!section || !/^H3$/.test(section.querySelector("h1, h2, h3, h4")?.tagName)) return null;
+  const rulings = [...section.querySelectorAll(".mla-ruling")];
+  return rulings.map((ruling) => ({ verdict: ruling.dataset.verdict, text: ruling.textContent }));
+}"""
+
+
+@pytest.fixture
+def page(browser, serve, html):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(serve(html) + "book/09-claims-on-trial.html")
+    yield page
+    context.close()
+
+
+def shown(page):
+    return [row for row in page.evaluate(ROWS) if row["shown"]]
+
+
+def test_every_row_links_to_the_section_whose_ruling_it_repeats(page):
+    rows = page.evaluate(ROWS)
+    assert len(rows) >= 30
+    assert len({row["target"] for row in rows}) == len(rows)
+    for row in rows:
+        (ruling,) = page.evaluate(RULING, row["target"])
+        assert ruling["verdict"] == row["verdict"], row["target"]
+        assert row["finding"] in ruling["text"], row["target"]
+
+
+def test_every_ruling_in_a_section_of_its_own_is_in_the_table(page):
+    anchors = page.locator("[id^=claim-]").evaluate_all("anchors => anchors.map((anchor) => anchor.id)")
+    assert sorted(anchors) == sorted(row["target"] for row in page.evaluate(ROWS))
+
+
+def test_the_whole_table_shows_without_a_script(page):
+    assert shown(page) == page.evaluate(ROWS)
+
+
+def test_the_table_can_be_filtered_by_verdict_and_topic(page):
+    rows = page.evaluate(ROWS)
+    for key in ("verdict", "topic"):
+        choices = {row[key] for row in rows}
+        assert len(choices) > 3
+        for choice in choices:
+            page.select_option(f"[data-filter={key}]", choice)
+            assert shown(page) == [row for row in rows if row[key] == choice]
+        page.select_option(f"[data-filter={key}]", index=0)
+    page.select_option("[data-filter=verdict]", "wrong")
+    page.select_option("[data-filter=topic]", "savings")
+    both = [row for row in rows if (row["verdict"], row["topic"]) == ("wrong", "savings")]
+    assert shown(page) == [{**row, "shown": True} for row in both]
+    assert 0 < len(both) < len(rows)
