@@ -92,9 +92,8 @@ def test_attributes_drive_the_view_and_the_view_drives_them(browser, lab):
             root.wait_for(timeout=6_000)
             break
     assert shown("bytes_per_token") == 70_272
-    assert root.locator("dl").evaluate(
-        "e => [...e.children].every(d => d.children[0].offsetTop < d.children[1].offsetTop)"
-    )
+    below = "all => all.every(pair => pair.children[0].offsetTop < pair.children[1].offsetTop)"
+    assert root.locator("dl > div").evaluate_all(below)
 
     run(1)
     page.get_by_text("set from Python", exact=True).wait_for()
