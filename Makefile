@@ -19,10 +19,10 @@ python_state = $(shell $(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
-.PHONY: help book test serve notebooks lint links clean venv-book venv-full
+.PHONY: help book test test-gpu serve notebooks lint links clean venv-book venv-full
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 book: $(INDEX) ## Build the book into _build/html
 	@echo "The book is at $(CURDIR)/$(INDEX)"
@@ -31,6 +31,9 @@ book: $(INDEX) ## Build the book into _build/html
 test: lint book ## Run every check: style, package, notebooks, rendered pages
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
+
+test-gpu: venv-full ## Run the kernel tests on this machine's GPU
+	@TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/kernels tests/cache
 
 serve: $(INDEX) ## Build the book and serve it on 127.0.0.1
 	@$(BIN)/python tools/serve.py

@@ -155,5 +155,45 @@ def models() -> None:
     Console().print(table)
 
 
+@app.command()
+def kernels(
+    archs: Annotated[list[str] | None, typer.Argument(help="sm_75 to sm_120, gfx942; all if none is named.")] = None,
+    heads: Annotated[list[int] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128.")] = None,
+    s_q: Annotated[int, typer.Option(help="New tokens.")] = 1,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32 or fp8; else bf16, and fp16 on sm_75.")] = None,
+) -> None:
+    """Compile the decode kernel for GPUs that need not be there, and show what the compiler made of it."""
+    from mla_edu.kernels.offline import ARCHITECTURES, compile_reports
+
+    requests = [
+        (arch, dtype or ("fp16" if arch == "sm_75" else "bf16"), count, s_q)
+        for arch in archs or ARCHITECTURES
+        for count in heads or (16, 128)
+    ]
+    try:
+        reports = compile_reports(requests)
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise _fail(error) from None
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("GPU", no_wrap=True)
+    table.add_column("dtype")
+    for heading in ("heads", "tile", "regs", "spill", "shared", "occupancy"):
+        table.add_column(heading, justify="right")
+    table.add_column("tensor cores")
+    for report in reports:
+        tiles = report.tiles
+        units = [f"{count} {name}" for name, count in report.tensor_core_instructions.items()]
+        numbers = [report.num_heads, f"{tiles.block_h} x {tiles.block_n}", report.registers, report.spill_bytes]
+        numbers += [f"{report.shared_bytes:,}", f"{report.occupancy:.0%}"]
+        table.add_row(report.arch, report.dtype, *map(str, numbers), ", ".join(units) or "none")
+    console = Console()
+    console.print(table)
+    for note in (
+        "tile: rows of queries x tokens. regs, spill (bytes): per thread. shared (bytes): per block.",
+        "tensor cores: instructions in the program text, where a loop counts once.",
+    ):
+        console.print(note, highlight=False, style="dim")
+
+
 if __name__ == "__main__":
     app()

@@ -25,18 +25,44 @@ DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", 
 INTERPRETED_AS = "sm_90"  # whose tiles a CPU uses
 
 
-def constants(
-    tiles: Tiles, *, num_heads: int, s_q: int, kv_lora_rank: int, qk_rope_head_dim: int, page_size: int, causal: bool,
-    is_split: bool, is_fp8: bool,
-) -> dict[str, int | bool]:  # fmt: skip
-    """What stage 1 is compiled for."""
-    block_c, block_r = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
-    values = {
-        "NUM_HEADS": num_heads, "S_Q": s_q, "RANK": kv_lora_rank, "ROPE": qk_rope_head_dim, "PAGE_SIZE": page_size,
-        "CAUSAL": causal, "SPLIT": is_split, "UPCAST": INTERPRETED,
+def stage1(
+    q: Tensor,
+    kv_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    results: tuple[Tensor, Tensor, Tensor, Tensor],
+    *,
+    kv_lora_rank: int,
+    sm_scale: float,
+    causal: bool,
+    num_splits: int,
+    min_split: int,
+    tiles: Tiles,
+):
+    """The kernel of stage 1 and all its arguments, by name; ``offline`` compiles it for what stands here."""
+    s_q, num_heads, rope = q.shape[1], q.shape[2], q.shape[3] - kv_lora_rank
+    block_c, block_r = block_widths(tiles, kv_lora_rank, rope)
+    pools, strides, options = [kv_cache], [*kv_cache.stride()], {}
+    if tiles.chunked:
+        is_fp8 = kv_cache.dtype == torch.uint8
+        scales, rotary = kv_cache, kv_cache[..., kv_lora_rank:]
+        if is_fp8:
+            scales = kv_cache.view(torch.float32)[..., kv_lora_rank // 4 :]
+            rotary = kv_cache.view(torch.bfloat16)[..., kv_cache.shape[2] // 2 - rope :]
+        pools += [scales, rotary]
+        strides += [*scales.stride()[:2], *rotary.stride()]
+        options = {"FP8": is_fp8}
+    kernel = attend_chunked if tiles.chunked else attend
+    values = (
+        q, *pools, block_table, seq_lens, *results, sm_scale * math.log2(math.e), num_splits, min_split,
+        *q.stride(), *strides, *block_table.stride(), *seq_lens.stride(),
+    )  # fmt: skip
+    constants = {
+        "NUM_HEADS": num_heads, "S_Q": s_q, "RANK": kv_lora_rank, "ROPE": rope, "PAGE_SIZE": kv_cache.shape[1],
+        "CAUSAL": causal, "SPLIT": num_splits > 1, "UPCAST": INTERPRETED, **options,
         "BLOCK_H": tiles.block_h, "BLOCK_N": tiles.block_n, "BLOCK_C": block_c, "BLOCK_R": block_r,
     }  # fmt: skip
-    return values | {"FP8": is_fp8} if tiles.chunked else values
+    return kernel, dict(zip(kernel.arg_names, values, strict=False)) | constants
 
 
 def device_limits(device: torch.device) -> tuple[str, int, int]:
@@ -104,28 +130,11 @@ def decode(
         partial = q.new_empty(batch, num_splits, num_rows, kv_lora_rank, dtype=torch.float32)
         partial_lse = q.new_empty(batch, num_splits, num_rows, dtype=torch.float32)
 
-    is_fp8 = kv_cache.dtype == torch.uint8
-    if is_fp8:
-        scales = kv_cache.view(torch.float32)[..., kv_lora_rank // 4 :]
-        rotary = kv_cache.view(torch.bfloat16)[..., -rope:] if rope else kv_cache.view(torch.bfloat16)
-    elif tiles.chunked:
-        scales, rotary = kv_cache, kv_cache[..., kv_lora_rank:]
-    if tiles.chunked:
-        pools = [kv_cache, scales, rotary]
-        strides = [*kv_cache.stride(), *scales.stride()[:2], *rotary.stride()]
-    else:
-        pools, strides = [kv_cache], [*kv_cache.stride()]
-    kernel = attend_chunked if tiles.chunked else attend
-    kernel[(num_programs, num_splits)](
-        q, *pools, block_table, seq_lens, out, lse, partial, partial_lse,
-        sm_scale * math.log2(math.e), num_splits, min_split,
-        *q.stride(), *strides, *block_table.stride(), *seq_lens.stride(),
-        **constants(
-            tiles, num_heads=num_heads, s_q=s_q, kv_lora_rank=kv_lora_rank, qk_rope_head_dim=rope,
-            page_size=page_size, causal=causal, is_split=num_splits > 1, is_fp8=is_fp8,
-        ),
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    kernel, arguments = stage1(
+        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse), kv_lora_rank=kv_lora_rank,
+        sm_scale=sm_scale, causal=causal, num_splits=num_splits, min_split=min_split, tiles=tiles,
     )  # fmt: skip
+    kernel[(num_programs, num_splits)](**arguments, num_warps=tiles.num_warps, num_stages=tiles.num_stages)
     if num_splits > 1:
         merge[(batch * num_rows,)](
             partial, partial_lse, seq_lens, out, lse, num_splits, min_split, *seq_lens.stride(),

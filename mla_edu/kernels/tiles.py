@@ -50,9 +50,9 @@ CHUNKED = {
 }
 FP8 = {
     "fma": [Tiles(16, 16, 8, 1, True)],
-    "mma": [Tiles(32, 32, 8, 2, True), Tiles(16, 32, 4, 2, True)],
-    "wgmma": [Tiles(64, 32, 8, 2, True), Tiles(32, 32, 8, 2, True), Tiles(16, 64, 8, 2, True)],
-    "tcgen05": [Tiles(64, 16, 8, 2, True), Tiles(32, 32, 8, 2, True), Tiles(16, 64, 8, 2, True)],
+    "mma": [Tiles(32, 32, 8, 2, True), Tiles(16, 32, 8, 2, True)],
+    "wgmma": [Tiles(64, 16, 8, 2, True), Tiles(32, 32, 8, 2, True), Tiles(16, 32, 8, 2, True)],
+    "tcgen05": [Tiles(64, 16, 8, 2, True), Tiles(32, 32, 8, 2, True), Tiles(16, 32, 8, 2, True)],
     "mfma": [Tiles(16, 32, 4, 1, True)],
 }
 FP32 = [Tiles(16, 32, 8, 2, True), Tiles(16, 16, 8, 2, True), Tiles(16, 16, 8, 1, True)]
@@ -98,8 +98,8 @@ def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: i
         return queries + tile + weights + 1024
     if unit == "fma":
         return queries + tile + tiles.block_h * piece * 4
-    if unit == "mfma":  # queries stay in registers
-        return tile + weights
+    if unit == "mfma":  # queries pass through on their way to registers
+        return max(queries, tile) + weights
     if unit in ("wgmma", "tcgen05") and tiles.block_h >= 64:  # both operands in shared memory, all stages at once
         again = tiles.block_n * latent * size if unit == "tcgen05" else 0  # values in an order of their own
         return queries + tiles.num_stages * (tile + again) + 1024

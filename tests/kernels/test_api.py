@@ -1,0 +1,189 @@
+"""What ``mla_decode`` answers, and what it refuses before anything runs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mla_edu import MLAConfig, MultiHeadLatentAttention
+from mla_edu.cache import PagedLatentCache
+from mla_edu.kernels import api, mla_decode
+from mla_edu.kernels.problems import check_answer, random_problem
+from mla_edu.testing import randomize, relative_error
+
+PROBLEM = random_problem([20, 33], num_heads=3, dtype=torch.float32, kv_lora_rank=32, qk_rope_head_dim=8, page_size=16)
+FP8 = random_problem([20, 33], fp8=True, kv_lora_rank=128, page_size=16)
+
+
+def call(problem=PROBLEM, **changed):
+    names = ("q", "kv_cache", "block_table", "seq_lens")
+    return mla_decode(**dict(zip(names, problem.tensors, strict=True)) | problem.options | changed)
+
+
+@pytest.mark.parametrize("s_q", [1, 3])
+@pytest.mark.parametrize("fp8", [False, True])
+def test_reference_is_softmax_attention_over_the_gathered_rows(s_q, fp8):
+    """Against PyTorch's own attention, on rows that a paged cache gathers."""
+    config = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+    dtype = torch.uint8 if fp8 else torch.float32
+    cache = PagedLatentCache(config, num_pages=9, page_size=4, max_sequences=2, dtype=dtype)
+    cache.pages.fill_(0xFF if fp8 else float("nan"))
+    generator = torch.Generator().manual_seed(0)
+    for sequence, length in ((0, 5), (1, 11)):
+        rows = torch.randn(1, length, 134, generator=generator).to(torch.bfloat16 if fp8 else dtype)
+        cache.append(rows[..., :128], rows[..., 128:], [sequence])
+    q = torch.randn(2, s_q, 3, 134, generator=generator).to(torch.bfloat16 if fp8 else dtype)
+    out, lse = mla_decode(
+        q, cache.pages, cache.block_table, cache.seq_lens, kv_lora_rank=128, sm_scale=0.3, backend="reference",
+        return_lse=True,
+    )  # fmt: skip
+    for sequence in (0, 1):
+        rows = cache.gather(sequence).float()
+        mask = torch.ones(s_q, len(rows), dtype=torch.bool).tril(len(rows) - s_q)
+        queries = q[sequence].float().transpose(0, 1)  # [heads, s_q, row]
+        keys, values = rows.expand(3, -1, -1), rows[:, :128].expand(3, -1, -1)
+        expected = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, mask, scale=0.3)
+        bound = 4e-3 if fp8 else 1e-5
+        assert relative_error(out[sequence].float().transpose(0, 1), expected) < bound
+        scores = (queries @ keys.mT * 0.3).masked_fill(~mask, float("-inf"))
+        assert relative_error(lse[sequence], scores.logsumexp(-1)) < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("s_q", [1, 3])
+def test_a_layer_that_decodes_through_pages_equals_its_full_pass(s_q, backend):
+    """The absorbed layer, written out around ``mla_decode``, at every position of two sequences."""
+    if backend == "triton":
+        pytest.importorskip("triton")
+    config = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=20, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+    layer = randomize(MultiHeadLatentAttention(config))
+    x = torch.randn(2, 12, 24, generator=torch.Generator().manual_seed(1))
+    cache = PagedLatentCache(config, num_pages=8, page_size=4, max_sequences=2, dtype=torch.float32)
+    cache.pages.fill_(float("nan"))
+    w_uk, w_uv = layer.kv_b_proj.weight.unflatten(0, (3, -1)).split((5, 9), dim=1)
+    steps = []
+    with torch.no_grad():
+        for start in range(0, 12, s_q):
+            positions = torch.arange(start, start + s_q)
+            q_nope, q_pe = layer._queries(x[:, start : start + s_q], positions)
+            cache.append(*layer._latents(x[:, start : start + s_q], positions))
+            q = torch.cat((torch.einsum("bshn,hnc->bshc", q_nope, w_uk), q_pe), dim=-1)
+            latent = mla_decode(
+                q, cache.pages, cache.block_table, cache.seq_lens, kv_lora_rank=20, sm_scale=layer.sm_scale,
+                backend=backend, num_splits=2,
+            )  # fmt: skip
+            steps.append(layer.o_proj(torch.einsum("bshc,hvc->bshv", latent, w_uv).flatten(2)))
+        expected = layer(x, mode="expanded")
+    assert relative_error(torch.cat(steps, dim=1), expected) < 2e-6
+
+
+def test_without_return_lse_the_result_alone_comes_back():
+    out = call()
+    assert out.shape == (2, 1, 3, 32)
+    check_answer(call(return_lse=True), PROBLEM.expected())
+
+
+def test_no_gradient_flows():
+    assert not call(q=PROBLEM.q.clone().requires_grad_()).requires_grad
+
+
+def test_the_default_on_a_cpu_is_the_reference(monkeypatch):
+    monkeypatch.setattr(api, "_triton", None)
+    call()
+    with pytest.raises(TypeError):
+        call(backend="triton")
+
+
+LENS, TABLE = PROBLEM.seq_lens, PROBLEM.block_table
+
+
+def with_entry(value):
+    table = TABLE.clone()
+    table[1, 2] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "message"),
+    [
+        ({"q": [1.0]}, TypeError, "q is a list; expected a torch.Tensor"),
+        ({"q": PROBLEM.q[0]}, ValueError, r"q has shape \[1, 3, 40\]; expected 4 dimensions"),
+        ({"q": PROBLEM.q.double()}, TypeError, "q is torch.float64; expected torch.bfloat16, torch.float16 or"),
+        ({"q": PROBLEM.q.half()}, TypeError, "kv_cache is torch.float32; expected torch.float16, as q, or torch.uint8"),
+        ({"q": PROBLEM.q[:, :, :0]}, ValueError, r"q has shape \[2, 1, 0, 40\]; expected at least one token and one"),
+        ({"q": PROBLEM.q[..., :39]}, ValueError, "kv_cache has rows of 40; expected 39"),
+        ({"q": PROBLEM.q[:1]}, ValueError, "block_table has 2 sequences; expected 1, as q"),
+        ({"kv_cache": PROBLEM.kv_cache.to("meta")}, ValueError, "kv_cache is on meta; expected cpu, as q"),
+        ({"kv_cache": PROBLEM.kv_cache[:, :0]}, ValueError, "expected pages of at least one token"),
+        ({"kv_cache": FP8.kv_cache}, TypeError, "q is torch.float32; expected torch.bfloat16 with an fp8 cache"),
+        ({"block_table": TABLE.long()}, TypeError, "block_table is torch.int64; expected torch.int32"),
+        ({"block_table": with_entry(8)}, ValueError, r"block_table\[1, 2\] is 8; expected 0 to 7"),
+        ({"block_table": with_entry(-1)}, ValueError, r"block_table\[1, 2\] is -1; expected 0 to 7"),
+        ({"seq_lens": LENS[:1]}, ValueError, "seq_lens has 1 sequences; expected 2, as q"),
+        ({"seq_lens": LENS.float()}, TypeError, "seq_lens is torch.float32; expected torch.int32"),
+        ({"seq_lens": LENS - 21}, ValueError, r"seq_lens\[0\] is -1; expected 0 to 80, what block_table can hold"),
+        ({"seq_lens": LENS + 48}, ValueError, r"seq_lens\[1\] is 81; expected 0 to 80"),
+        ({"kv_lora_rank": 41}, ValueError, "kv_lora_rank is 41; expected 1 to 40, the width of q"),
+        ({"kv_lora_rank": 32.0}, TypeError, "kv_lora_rank is 32.0; expected an integer"),
+        ({"sm_scale": float("nan")}, ValueError, "sm_scale is nan; expected a finite number"),
+        ({"sm_scale": "1"}, TypeError, "sm_scale is '1'; expected a number"),
+        ({"num_splits": 0}, ValueError, "num_splits is 0; expected 1 to 65535"),
+        ({"num_splits": 1.5}, TypeError, "num_splits is 1.5; expected an integer or None"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'triton', 'reference' or 'auto'"),
+    ],
+)
+def test_bad_input_is_named_before_any_work(changed, kind, message, monkeypatch):
+    monkeypatch.setattr("mla_edu.kernels.reference.decode", None)
+    with pytest.raises(kind, match=message):
+        call(**changed)
+
+
+def test_bad_fp8_caches_are_named():
+    with pytest.raises(ValueError, match="kv_cache has rows of 259; expected 260"):
+        call(FP8, kv_cache=FP8.kv_cache[..., :259])
+    with pytest.raises(ValueError, match="expected aligned rows of bytes in order"):
+        call(FP8, kv_cache=FP8.kv_cache.mT.contiguous().mT)
+    with pytest.raises(ValueError, match="kv_lora_rank is 127; expected a multiple of 128"):
+        call(FP8, kv_lora_rank=127)
+
+
+def test_what_no_tile_holds_fails_on_triton_and_not_on_the_reference():
+    pytest.importorskip("triton")
+    wide = random_problem([5], kv_lora_rank=600, dtype=torch.float32)
+    check_answer(call(wide, return_lse=True), wide.expected())
+    with pytest.raises(ValueError, match="kv_lora_rank is 600; expected at most 512"):
+        call(wide, backend="triton")
+
+
+def run(code, **environment):
+    lines = (
+        "import torch\nfrom mla_edu.kernels.problems import random_problem\nfrom mla_edu.kernels import mla_decode\n"
+    )
+    lines += "p = random_problem([5], dtype=torch.float32, kv_lora_rank=16)\n"
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
+    return subprocess.run([sys.executable, "-c", lines + code], capture_output=True, text=True, env=kept)
+
+
+TRITON = "mla_decode(*p.tensors, **p.options, backend='triton')\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_interpretation_is_said_once():
+    pytest.importorskip("triton")
+    result = run(TRITON + TRITON)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("Triton interprets the kernels on the CPU") == 1
+
+
+def test_triton_that_does_not_interpret_is_no_reason_to_fall_back():
+    pytest.importorskip("triton")
+    result = run("import triton\n" + TRITON, TRITON_INTERPRET="0")
+    assert "ValueError: q is on cpu, and Triton was imported without its interpreter" in result.stderr
+
+
+def test_a_missing_triton_names_what_to_install():
+    result = run("import sys\nsys.modules['triton'] = None\n" + TRITON)
+    assert "backend 'triton' needs Triton: pip install 'mla-edu[kernels]'" in result.stderr
+    assert run("import sys\nsys.modules['triton'] = None\nmla_decode(*p.tensors, **p.options)").returncode == 0

@@ -1,0 +1,55 @@
+"""The traffic ledger: exact bytes, so that a reader can trust what it says about each version of a kernel."""
+
+import pytest
+import torch
+
+from mla_edu.kernels.ledger import ideal_bytes, traffic
+from mla_edu.kernels.problems import random_problem
+from mla_edu.kernels.tiles import Tiles
+
+launch = pytest.importorskip("mla_edu.kernels.launch")
+pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="needs the interpreter")
+FP32, ROW = 4, 576
+
+
+def count(problem, **options):
+    q, kv_cache, block_table, _ = problem.tensors
+    with traffic(q=q, kv_cache=kv_cache, block_table=block_table) as ledger:
+        launch.decode(*problem.tensors, **problem.options, **options)
+    return ledger
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("num_heads", "times"), [(16, 1), (17, 2), (48, 3)])
+def test_a_block_of_rows_loads_each_cached_row_once_as_key_and_value(num_heads, times, chunked):
+    problem = random_problem([70, 33], num_heads=num_heads, dtype=torch.float32)
+    ledger = count(problem, num_splits=1, tiles=Tiles(16, 32, 4, 2, chunked))
+    ideal = ideal_bytes(problem.q, problem.kv_cache, problem.seq_lens, 512)
+    assert ideal["kv_cache"] == 103 * ROW * FP32
+    assert ledger.loaded["kv_cache"] == times * ideal["kv_cache"]
+    assert ledger.loaded["q"] == ideal["q"] == 2 * num_heads * ROW * FP32
+    assert ledger.stored["other"] == ideal["out"] + 2 * num_heads * FP32  # and the log-sum-exp
+    assert ledger.stored["kv_cache"] == ledger.stored["q"] == 0
+
+
+def test_the_fp8_cache_moves_656_bytes_a_token():
+    problem = random_problem([70, 33], num_heads=16, fp8=True)
+    assert count(problem, num_splits=1).loaded["kv_cache"] == 103 * 656
+
+
+def test_partial_results_are_stored_and_loaded_in_fp32():
+    problem = random_problem([128, 64], num_heads=3, dtype=torch.float32)
+    one, two = (count(problem, num_splits=splits, tiles=Tiles(16, 64, 8, 2)) for splits in (1, 2))
+    partial = 2 * 3 * (512 + 1) * FP32  # two splits of the first sequence; the second has one tile, hence one split
+    assert two.stored["other"] - one.stored["other"] == partial
+    # The merge reads the partial results, and a length for each of the 6 rows; each split reads its sequence's length.
+    assert two.loaded["other"] - one.loaded["other"] == partial + (6 + 2) * 4
+    assert two.loaded["kv_cache"] == one.loaded["kv_cache"]
+
+
+def test_nothing_is_counted_once_the_block_ends():
+    problem = random_problem([5], kv_lora_rank=64)
+    ledger = count(problem)
+    before = ledger.loaded.copy()
+    launch.decode(*problem.tensors, **problem.options)
+    assert ledger.loaded == before
