@@ -2,4 +2,17 @@
 
 from mla_edu.widgets.kv_cache_explorer import KVCacheExplorer
 
-__all__ = ["KVCacheExplorer"]
+__all__ = ["AbsorptionCrossover", "KVCacheExplorer", "RopeDial"]
+
+
+def __getattr__(name: str):
+    # These two count and rotate with the attention layers' own code, which needs torch; the cache explorer does not.
+    if name == "AbsorptionCrossover":
+        from mla_edu.widgets.absorption_crossover import AbsorptionCrossover
+
+        return AbsorptionCrossover
+    if name == "RopeDial":
+        from mla_edu.widgets.rope_dial import RopeDial
+
+        return RopeDial
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
