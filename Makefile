@@ -33,7 +33,7 @@ test: lint book ## Run every check: style, package, notebooks, rendered pages
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
 
 test-gpu: venv-full ## Run the kernel tests on this machine's GPU
-	@TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/kernels tests/cache
+	@TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/kernels/test_decode.py tests/kernels/test_gpu.py
 
 serve: $(INDEX) ## Build the book and serve it on 127.0.0.1
 	@$(BIN)/python tools/serve.py

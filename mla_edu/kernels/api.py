@@ -110,6 +110,8 @@ def _check_tensors(q: Tensor, kv_cache: Tensor, block_table: Tensor, seq_lens: T
     if kv_cache.dtype == torch.uint8:
         if q.dtype != torch.bfloat16:
             raise TypeError(f"q is {q.dtype}; expected torch.bfloat16 with an fp8 cache")
+        if (width - kv_lora_rank) % 2:
+            raise ValueError(f"the rotary part is {width - kv_lora_rank} wide; expected an even number in an fp8 cache")
         expected = fp8_row_bytes(kv_lora_rank, width - kv_lora_rank)
         if kv_cache.stride(2) != 1 or kv_cache.stride(1) % 4 or kv_cache.stride(0) % 4 or kv_cache.data_ptr() % 16:
             raise ValueError(f"kv_cache has strides {list(kv_cache.stride())}; expected aligned rows of bytes in order")

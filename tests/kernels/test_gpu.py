@@ -1,0 +1,55 @@
+"""What only a GPU can show: pools past 2**31 numbers, captured graphs, checks that wait for the device."""
+
+import pytest
+import torch
+
+from mla_edu.kernels import mla_decode
+from mla_edu.kernels.problems import check_answer, random_problem
+
+launch = pytest.importorskip("mla_edu.kernels.launch")
+pytestmark = pytest.mark.skipif(launch.INTERPRETED or not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def test_pages_past_2_to_the_31_numbers_are_found():
+    problem = random_problem([130, 77], num_heads=16, dtype=torch.float16, device="cuda")
+    num_pages, page_size, width = problem.kv_cache.shape
+    first = 2**31 // (page_size * width) + 1
+    if torch.cuda.mem_get_info()[0] < 2.5 * (first + num_pages) * page_size * width:
+        pytest.skip("needs 6 GB of free memory")
+    pool = torch.empty(first + num_pages, page_size, width, dtype=torch.float16, device="cuda")
+    pool[first:] = problem.kv_cache
+    q, _, table, lens = problem.tensors
+    for num_splits in (1, 3):
+        answer = mla_decode(
+            q, pool, table + first, lens, **problem.options, num_splits=num_splits, backend="triton", return_lse=True
+        )
+        check_answer(answer, problem.expected())
+
+
+@pytest.mark.parametrize("num_splits", [None, 4])
+def test_a_captured_graph_stays_right_as_lengths_grow(num_splits):
+    problem = random_problem([500, 430], num_heads=16, s_q=2, dtype=torch.float16, device="cuda")
+    lens = problem.seq_lens.clone()
+
+    def step():
+        return mla_decode(
+            *problem.tensors[:3], lens, **problem.options, num_splits=num_splits, backend="triton", return_lse=True
+        )
+
+    lens.copy_(torch.tensor([3, 0]))
+    step()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answer = step()
+    for lengths in ([3, 0], [70, 129], [500, 430]):
+        lens.copy_(torch.tensor(lengths))
+        graph.replay()
+        expected = mla_decode(*problem.tensors[:3], lens, **problem.options, backend="reference", return_lse=True)
+        check_answer(answer, (expected[0].double(), expected[1].double()))
+
+
+def test_what_lies_on_the_gpu_is_checked_when_asked():
+    problem = random_problem([5], num_heads=3, dtype=torch.float16, device="cuda")
+    q, kv_cache, table, lens = problem.tensors
+    with pytest.raises(ValueError, match=r"seq_lens\[0\] is 1005; expected 0 to 192"):
+        mla_decode(q, kv_cache, table, lens + 1000, **problem.options, validate=True)
