@@ -124,6 +124,15 @@ function render({ model, el }) {
     number_field({ model, note, prefix, name, label, limits: toy.limits[name] }),
   );
 
+  function legend(query, key, colour, rest = "") {
+    const hand = (name, stroke) => {
+      const element = h("span", {}, name);
+      element.style.setProperty("--hand", stroke);
+      return element;
+    };
+    return h("p", { class: "mla-part-quiet" }, hand(query, "var(--query)"), " and ", hand(key, colour), rest);
+  }
+
   function paint() {
     const [key_position, distance] = [model.get("key_position"), model.get("distance")];
     const found = quantities(toy, key_position, distance);
@@ -152,8 +161,8 @@ function render({ model, el }) {
     h(
       "div",
       { class: "mla-dial-hands" },
-      h("div", {}, h("p", { class: "mla-part-quiet" }, "Query and key, all pairs rotated"), ordinary),
-      h("div", {}, h("p", { class: "mla-part-quiet" }, "Rotary query and key"), rotary),
+      h("div", {}, legend("query", "key", "var(--key)", ", all pairs rotated"), ordinary),
+      h("div", {}, legend("rotary query", "rotary key", "var(--rope)"), rotary),
     ),
     summary,
     h("div", { class: "mla-dial-answer" }, picture, scores),

@@ -39,8 +39,7 @@ window.shown = {
 
 
 def saved_state(widget):
-    (saved,) = nbformat.read(BOOK / f"{CHAPTERS[widget]}.ipynb", as_version=4).metadata.widgets.items()
-    return saved
+    return nbformat.read(BOOK / f"{CHAPTERS[widget]}.ipynb", as_version=4).metadata.widgets.popitem()
 
 
 def escaped(content):
