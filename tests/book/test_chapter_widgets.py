@@ -272,7 +272,8 @@ LOOK = """(root) => {
   };
   const right = (element) => element.getBoundingClientRect().right;
   const seen = [...root.querySelectorAll("*")].filter((e) => e.getClientRects().length);
-  const written = seen.filter((e) => e.matches("select, input[type=number]") || [...e.childNodes].some((n) => n.nodeType === 3));
+  const has_text = (e) => e.matches("select, input[type=number]") || [...e.childNodes].some((n) => n.nodeType === 3);
+  const written = seen.filter(has_text);
   const ink = (e) => (e.namespaceURI.endsWith("svg") ? getComputedStyle(e).fill : getComputedStyle(e).color);
   return {
     faint: written.filter((e) => contrast(ink(e)) < 4.5).map((e) => e.outerHTML),
