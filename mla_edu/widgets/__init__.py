@@ -1,12 +1,13 @@
 """Widgets of the book: alive in Jupyter and Colab through anywidget, and on the static page through its own host."""
 
+from mla_edu.widgets.decode_roofline import DecodeRoofline
 from mla_edu.widgets.kv_cache_explorer import KVCacheExplorer
 
-__all__ = ["AbsorptionCrossover", "KVCacheExplorer", "RopeDial"]
+__all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "RopeDial"]
 
 
 def __getattr__(name: str):
-    # These two count and rotate with the attention layers' own code, which needs torch; the cache explorer does not.
+    # These two count and rotate with the attention layers' own code, which needs torch; the others do not.
     if name == "AbsorptionCrossover":
         from mla_edu.widgets.absorption_crossover import AbsorptionCrossover
 
