@@ -2,8 +2,9 @@
 
 from mla_edu.widgets.decode_roofline import DecodeRoofline
 from mla_edu.widgets.kv_cache_explorer import KVCacheExplorer
+from mla_edu.widgets.softmax_stepper import SoftmaxStepper
 
-__all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "RopeDial"]
+__all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "RopeDial", "SoftmaxStepper"]
 
 
 def __getattr__(name: str):
