@@ -38,9 +38,10 @@ def attend_chunked(
     p_q, p_kv, p_scales, p_rope, p_table, p_lens, p_out, p_lse, p_partial, p_partial_lse,
     scale, num_splits, min_split,
     stride_qb, stride_qs, stride_qh, stride_qd,
-    stride_kp, stride_kn, stride_kd, stride_sp, stride_sn, stride_rp, stride_rn, stride_rd,
+    stride_kp, stride_kn, stride_kd, stride_sp, stride_rp, stride_rd,
     stride_tb, stride_tp, stride_len,
     NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr,
+    STRIDE_SN: tl.constexpr, STRIDE_RN: tl.constexpr,  # fp8: no multiples of 16, yet rows that are aligned
     PAGE_SIZE: tl.constexpr, CAUSAL: tl.constexpr, SPLIT: tl.constexpr, UPCAST: tl.constexpr, FP8: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
@@ -83,7 +84,7 @@ def attend_chunked(
         b_c2 = load_chunk(p_rows, o_c + 2 * BLOCK_C, m_n, stride_kd, RANK, FP8, UPCAST)
         b_c3 = load_chunk(p_rows, o_c + 3 * BLOCK_C, m_n, stride_kd, RANK, FP8, UPCAST)
         if FP8:
-            o_scale = row_slots(p_table, n, m_n, stride_tp, stride_sp, stride_sn, PAGE_SIZE, BLOCK_N)
+            o_scale = row_slots(p_table, n, m_n, stride_tp, stride_sp, STRIDE_SN, PAGE_SIZE, BLOCK_N)
             b_g0 = load_scale(p_scales, o_scale, m_n, 0, RANK, BLOCK_C)  # [N]
             b_g1 = load_scale(p_scales, o_scale, m_n, 1, RANK, BLOCK_C)
             b_g2 = load_scale(p_scales, o_scale, m_n, 2, RANK, BLOCK_C)
@@ -98,7 +99,7 @@ def attend_chunked(
             b_s = matmul(b_q2, tl.trans(b_c2), b_s, UPCAST)
             b_s = matmul(b_q3, tl.trans(b_c3), b_s, UPCAST)
         if ROPE > 0:
-            p_rotary = p_rope + row_slots(p_table, n, m_n, stride_tp, stride_rp, stride_rn, PAGE_SIZE, BLOCK_N)
+            p_rotary = p_rope + row_slots(p_table, n, m_n, stride_tp, stride_rp, STRIDE_RN, PAGE_SIZE, BLOCK_N)
             b_r = load_chunk(p_rotary, o_r, m_n, stride_rd, ROPE, False, UPCAST)  # [N, R]
             b_s = matmul(b_qr, tl.trans(b_r), b_s, UPCAST)
         m_s = m_n[None, :]

@@ -19,7 +19,7 @@ def attend(
     PAGE_SIZE: tl.constexpr, CAUSAL: tl.constexpr, SPLIT: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """One block of rows of one sequence over one split of its tokens. Row r is head r % NUM_HEADS of token r // ..."""
+    """One block of rows of one sequence over one split of its tokens; a row is one head of one new token."""
     NUM_ROWS: tl.constexpr = NUM_HEADS * S_Q
     NUM_BLOCKS: tl.constexpr = (NUM_ROWS + BLOCK_H - 1) // BLOCK_H
     batch = (tl.program_id(0) // NUM_BLOCKS).to(tl.int64)

@@ -50,8 +50,8 @@ def stage1(
             scales = kv_cache.view(torch.float32)[..., kv_lora_rank // 4 :]
             rotary = kv_cache.view(torch.bfloat16)[..., kv_cache.shape[2] // 2 - rope :]
         pools += [scales, rotary]
-        strides += [*scales.stride()[:2], *rotary.stride()]
-        options = {"FP8": is_fp8}
+        strides += [scales.stride(0), rotary.stride(0), rotary.stride(2)]
+        options = {"FP8": is_fp8, "STRIDE_SN": scales.stride(1), "STRIDE_RN": rotary.stride(1)}
     kernel = attend_chunked if tiles.chunked else attend
     values = (
         q, *pools, block_table, seq_lens, *results, sm_scale * math.log2(math.e), num_splits, min_split,

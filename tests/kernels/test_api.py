@@ -9,7 +9,7 @@ import torch
 
 from mla_edu import MLAConfig, MultiHeadLatentAttention
 from mla_edu.cache import PagedLatentCache
-from mla_edu.kernels import api, mla_decode
+from mla_edu.kernels import api, mla_decode, reference
 from mla_edu.kernels.problems import check_answer, random_problem
 from mla_edu.testing import randomize, relative_error
 
@@ -79,6 +79,16 @@ def test_a_layer_that_decodes_through_pages_equals_its_full_pass(s_q, backend):
             steps.append(layer.o_proj(torch.einsum("bshc,hvc->bshv", latent, w_uv).flatten(2)))
         expected = layer(x, mode="expanded")
     assert relative_error(torch.cat(steps, dim=1), expected) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_sees_no_key_gives_zero_and_minus_infinity(dtype):
+    """An empty sequence, and the first of three new tokens where there are only two: the specification itself."""
+    problem = random_problem([0, 2], s_q=3, dtype=dtype, kv_lora_rank=16, qk_rope_head_dim=8)
+    out, lse = reference.decode(*problem.tensors, **problem.options)
+    assert (out[0] == 0).all() and (lse[0] == float("-inf")).all()
+    assert (out[1, 0] == 0).all() and (lse[1, :, 0] == float("-inf")).all()
+    assert (out[1, 1:] != 0).all() and lse[1, :, 1:].isfinite().all()
 
 
 def test_without_return_lse_the_result_alone_comes_back():
