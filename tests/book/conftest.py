@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import http.server
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,3 +85,79 @@ def browser():
         )
         yield browser
         browser.close()
+
+
+# What a page with a widget offers to the tests: set a control as a reader would, and read all numbers shown.
+SHOWN = """
+window.shown = {
+  root: () => document.querySelector("[data-widget]"),
+  set(name, value) {
+    const control = this.root().querySelector(`[name="${name}"]`);
+    control.value = value;
+    if (control.tagName === "INPUT") control.dispatchEvent(new Event("input", { bubbles: true }));
+    control.dispatchEvent(new Event("change", { bubbles: true }));
+  },
+  read: () => Object.fromEntries(
+    [...shown.root().querySelectorAll("[data-quantity]")].map((e) => [e.dataset.quantity, e.dataset.value])),
+};
+"""
+
+
+@pytest.fixture(scope="session")
+def saved_widget():
+    """``saved_widget(chapter)``: MIME type and whole of the state that a chapter saved, the id of its widget."""
+
+    def read(chapter):
+        ((mime, state),) = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4).metadata.widgets.items()
+        (view,) = [id for id, entry in state.state.items() if "_esm" in entry.state]
+        return mime, state, view
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def bare_page(serve, tmp_path_factory, saved_widget):
+    """``bare_page(chapter)``: the address of a page that holds the chapter's widget alone, as it was saved."""
+
+    def page(chapter):
+        mime, state, view = saved_widget(chapter)
+        scripts = {mime: state, mime.replace("state", "view"): {"model_id": view}}
+        texts = {kind: json.dumps(content).replace("</", "<\\/") for kind, content in scripts.items()}
+        body = "".join(f'<script type="{kind}">{text}</script>' for kind, text in texts.items())
+        folder = tmp_path_factory.mktemp(chapter)
+        head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
+        script = '<script defer src="widget-host.js"></script>'
+        (folder / "index.html").write_text(f"{head}{script}<body>{body}", encoding="utf-8")
+        shutil.copy(ROOT / "book" / "_static" / "widget-host.js", folder)
+        return serve(folder)
+
+    return page
+
+
+@pytest.fixture
+def open_page(browser):
+    """``open_page(address)`` opens a page with a widget; fails if it asked another host or complained."""
+    pages, faults = [], []
+
+    def gate(route):
+        if route.request.url.startswith("http://127.0.0.1:"):
+            route.continue_()
+        else:
+            faults.append(route.request.url)
+            route.abort()
+
+    def start(address, **options):
+        page = browser.new_page(**options)
+        pages.append(page)
+        page.route(lambda url: url.startswith("http"), gate)
+        page.on("console", lambda m: faults.append(m.text) if m.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("[data-widget]", timeout=5000)
+        page.evaluate(SHOWN)
+        return page
+
+    yield start
+    for page in pages:
+        page.close()
+    assert not faults

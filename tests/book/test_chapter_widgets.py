@@ -1,12 +1,9 @@
 """The widgets of chapters 5 and 6: they compute as Python does, by keyboard, within their limits, at any width."""
 
 import itertools
-import json
 import re
-import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from mla_edu.models import get_model
@@ -22,76 +19,11 @@ CONTROLS = {
     "rope-dial": ["key_position", "distance"],
 }
 
-# What the page offers to the tests: set a control as a reader would, and read all numbers shown.
-HELPERS = """
-window.shown = {
-  root: () => document.querySelector("[data-widget]"),
-  set(name, value) {
-    const control = this.root().querySelector(`[name="${name}"]`);
-    control.value = value;
-    if (control.tagName === "INPUT") control.dispatchEvent(new Event("input", { bubbles: true }));
-    control.dispatchEvent(new Event("change", { bubbles: true }));
-  },
-  read: () => Object.fromEntries(
-    [...shown.root().querySelectorAll("[data-quantity]")].map((e) => [e.dataset.quantity, e.dataset.value])),
-};
-"""
-
-
-def saved_state(widget):
-    return nbformat.read(BOOK / f"{CHAPTERS[widget]}.ipynb", as_version=4).metadata.widgets.popitem()
-
-
-def escaped(content):
-    return json.dumps(content).replace("</", "<\\/")
-
 
 @pytest.fixture(scope="module")
-def bare(serve, tmp_path_factory):
-    """Of each widget, the address of a page that holds it alone, from the state that its chapter saved."""
-
-    def page(widget):
-        mime, state = saved_state(widget)
-        (view,) = [id for id, entry in state.state.items() if "_esm" in entry.state]
-        scripts = {mime: state, mime.replace("state", "view"): {"model_id": view}}
-        body = "".join(f'<script type="{kind}">{escaped(content)}</script>' for kind, content in scripts.items())
-        folder = tmp_path_factory.mktemp(widget)
-        head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
-        script = '<script defer src="widget-host.js"></script>'
-        (folder / "index.html").write_text(f"{head}{script}<body>{body}", encoding="utf-8")
-        shutil.copy(BOOK / "_static" / "widget-host.js", folder)
-        return serve(folder)
-
-    return {widget: page(widget) for widget in CHAPTERS}
-
-
-@pytest.fixture
-def open_page(browser):
-    """``open_page(address)`` opens a page with a widget; fails if it asked another host or complained."""
-    pages, faults = [], []
-
-    def gate(route):
-        if route.request.url.startswith("http://127.0.0.1:"):
-            route.continue_()
-        else:
-            faults.append(route.request.url)
-            route.abort()
-
-    def start(address, **options):
-        page = browser.new_page(**options)
-        pages.append(page)
-        page.route(lambda url: url.startswith("http"), gate)
-        page.on("console", lambda m: faults.append(m.text) if m.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("[data-widget]", timeout=5000)
-        page.evaluate(HELPERS)
-        return page
-
-    yield start
-    for page in pages:
-        page.close()
-    assert not faults
+def bare(bare_page):
+    """Of each widget, the address of a page that holds it alone."""
+    return {widget: bare_page(chapter) for widget, chapter in CHAPTERS.items()}
 
 
 def number(page, quantity):
@@ -140,13 +72,12 @@ def test_dial_scores_as_python_scores(open_page, bare):
 
 
 @pytest.mark.parametrize("widget", CHAPTERS)
-def test_page_comes_from_the_committed_notebook(widget):
-    _, saved = saved_state(widget)
-    (state,) = [entry.state for entry in saved.state.values() if "_esm" in entry.state]
+def test_page_comes_from_the_committed_notebook(widget, saved_widget):
+    _, saved, view = saved_widget(CHAPTERS[widget])
     fresh = CLASSES[widget]()
     data = "registry" if widget == "absorption-crossover" else "toy"
     for name in ("_esm", "_css", data):
-        assert state[name] == getattr(fresh, name), f"{name} is stale: run `make notebooks`"
+        assert saved.state[view].state[name] == getattr(fresh, name), f"{name} is stale: run `make notebooks`"
 
 
 # Drawings

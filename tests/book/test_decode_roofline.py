@@ -1,12 +1,9 @@
 """The roofline of chapter 12 in a browser: it computes as Python does, by keyboard, within its limits, at any width."""
 
 import itertools
-import json
 import re
-import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from mla_edu.models import list_gpus
@@ -17,74 +14,11 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTER = "12-what-a-gpu-can-do"
 CONTROLS = ["gpu", "dtype", "heads", "heads-slider", "s_q", "s_q-slider"]
 
-# What the page offers to the tests: set a control as a reader would, and read all numbers shown.
-HELPERS = """
-window.shown = {
-  root: () => document.querySelector("[data-widget=decode-roofline]"),
-  set(name, value) {
-    const control = this.root().querySelector(`[name="${name}"]`);
-    control.value = value;
-    if (control.tagName === "INPUT") control.dispatchEvent(new Event("input", { bubbles: true }));
-    control.dispatchEvent(new Event("change", { bubbles: true }));
-  },
-  read: () => Object.fromEntries(
-    [...shown.root().querySelectorAll("[data-quantity]")].map((e) => [e.dataset.quantity, Number(e.dataset.value)])),
-};
-"""
-
 
 @pytest.fixture(scope="module")
-def saved():
-    """The state that the chapter saved: its MIME type, all of it, and the id of the widget."""
-    ((mime, state),) = nbformat.read(BOOK / f"{CHAPTER}.ipynb", as_version=4).metadata.widgets.items()
-    (view,) = [id for id, entry in state.state.items() if "_esm" in entry.state]
-    return mime, state, view
-
-
-@pytest.fixture(scope="module")
-def bare(serve, tmp_path_factory, saved):
+def bare(bare_page):
     """The address of a page that holds the saved widget alone."""
-    mime, state, view = saved
-    scripts = {mime: state, mime.replace("state", "view"): {"model_id": view}}
-    body = "".join(
-        f'<script type="{kind}">{json.dumps(content).replace("</", "<" + chr(92) + "/")}</script>'
-        for kind, content in scripts.items()
-    )
-    folder = tmp_path_factory.mktemp("roofline")
-    head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
-    script = '<script defer src="widget-host.js"></script>'
-    (folder / "index.html").write_text(f"{head}{script}<body>{body}", encoding="utf-8")
-    shutil.copy(BOOK / "_static" / "widget-host.js", folder)
-    return serve(folder)
-
-
-@pytest.fixture
-def open_page(browser):
-    """``open_page(address)`` opens a page with the widget; fails if it asked another host or complained."""
-    pages, faults = [], []
-
-    def gate(route):
-        if route.request.url.startswith("http://127.0.0.1:"):
-            route.continue_()
-        else:
-            faults.append(route.request.url)
-            route.abort()
-
-    def start(address):
-        page = browser.new_page()
-        pages.append(page)
-        page.route(lambda url: url.startswith("http"), gate)
-        page.on("console", lambda m: faults.append(m.text) if m.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("[data-widget]", timeout=5000)
-        page.evaluate(HELPERS)
-        return page
-
-    yield start
-    for page in pages:
-        page.close()
-    assert not faults
+    return bare_page(CHAPTER)
 
 
 def test_page_computes_what_python_computes(open_page, bare):
@@ -99,11 +33,12 @@ def test_page_computes_what_python_computes(open_page, bare):
     for settings, found in zip(grid, shown, strict=True):
         wanted = quantities(*settings)
         assert set(wanted) - set(found) == {"ridge"}
-        assert found == pytest.approx({name: wanted[name] for name in found}, rel=1e-12), settings
+        numbers = {name: float(value) for name, value in found.items()}
+        assert numbers == pytest.approx({name: wanted[name] for name in found}, rel=1e-12), settings
 
 
-def test_page_comes_from_the_committed_notebook(saved):
-    _, state, view = saved
+def test_page_comes_from_the_committed_notebook(saved_widget):
+    _, state, view = saved_widget(CHAPTER)
     fresh = DecodeRoofline()
     for name in ("_esm", "_css", "datasheets"):
         assert state.state[view].state[name] == getattr(fresh, name), f"{name} is stale: run `make notebooks`"
@@ -145,7 +80,7 @@ def test_keyboard_alone_is_enough(open_page, bare):
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", reached[-1]
     assert reached == CONTROLS
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("shown.read()")["rows"] == 2 * before["rows"]
+    assert int(page.evaluate("shown.read()")["rows"]) == 2 * int(before["rows"])
 
 
 def test_every_control_has_a_name(open_page, bare):

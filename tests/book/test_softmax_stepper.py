@@ -1,13 +1,10 @@
 """The stepper of chapter 13 in a browser: it computes as Python does, by keyboard, within its limits, at any width."""
 
 import itertools
-import json
 import math
 import re
-import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from mla_edu.widgets import SoftmaxStepper
@@ -16,72 +13,11 @@ from mla_edu.widgets.softmax_stepper import quantities
 BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTER = "13-triton-and-online-softmax"
 
-# What the page offers to the tests: set a control as a reader would, and read all numbers shown.
-HELPERS = """
-window.shown = {
-  root: () => document.querySelector("[data-widget=softmax-stepper]"),
-  set(name, value) {
-    const control = this.root().querySelector(`[name="${name}"]`);
-    control.value = value;
-    control.dispatchEvent(new Event("input", { bubbles: true }));
-    control.dispatchEvent(new Event("change", { bubbles: true }));
-  },
-  read: () => Object.fromEntries(
-    [...shown.root().querySelectorAll("[data-quantity]")].map((e) => [e.dataset.quantity, e.dataset.value])),
-};
-"""
-
 
 @pytest.fixture(scope="module")
-def saved():
-    """The state that the chapter saved: its MIME type, all of it, and the id of the widget."""
-    ((mime, state),) = nbformat.read(BOOK / f"{CHAPTER}.ipynb", as_version=4).metadata.widgets.items()
-    (view,) = [id for id, entry in state.state.items() if "_esm" in entry.state]
-    return mime, state, view
-
-
-@pytest.fixture(scope="module")
-def bare(serve, tmp_path_factory, saved):
+def bare(bare_page):
     """The address of a page that holds the saved widget alone."""
-    mime, state, view = saved
-    scripts = {mime: state, mime.replace("state", "view"): {"model_id": view}}
-    texts = {kind: json.dumps(content).replace("</", "<\\/") for kind, content in scripts.items()}
-    body = "".join(f'<script type="{kind}">{text}</script>' for kind, text in texts.items())
-    folder = tmp_path_factory.mktemp("stepper")
-    head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
-    script = '<script defer src="widget-host.js"></script>'
-    (folder / "index.html").write_text(f"{head}{script}<body>{body}", encoding="utf-8")
-    shutil.copy(BOOK / "_static" / "widget-host.js", folder)
-    return serve(folder)
-
-
-@pytest.fixture
-def open_page(browser):
-    """``open_page(address)`` opens a page with the widget; fails if it asked another host or complained."""
-    pages, faults = [], []
-
-    def gate(route):
-        if route.request.url.startswith("http://127.0.0.1:"):
-            route.continue_()
-        else:
-            faults.append(route.request.url)
-            route.abort()
-
-    def start(address):
-        page = browser.new_page()
-        pages.append(page)
-        page.route(lambda url: url.startswith("http"), gate)
-        page.on("console", lambda m: faults.append(m.text) if m.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("[data-widget=softmax-stepper]", timeout=5000)
-        page.evaluate(HELPERS)
-        return page
-
-    yield start
-    for page in pages:
-        page.close()
-    assert not faults
+    return bare_page(CHAPTER)
 
 
 def test_page_computes_as_python_computes(open_page, bare):
@@ -99,8 +35,8 @@ def test_page_computes_as_python_computes(open_page, bare):
         assert numbers == pytest.approx(quantities(*settings), rel=1e-13, abs=1e-14, nan_ok=True), settings
 
 
-def test_page_comes_from_the_committed_code(saved):
-    _, state, view = saved
+def test_page_comes_from_the_committed_code(saved_widget):
+    _, state, view = saved_widget(CHAPTER)
     fresh = SoftmaxStepper()
     for name in ("_esm", "_css", "row"):
         assert state.state[view].state[name] == getattr(fresh, name), f"{name} is stale: run `make notebooks`"
