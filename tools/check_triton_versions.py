@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ["3.4.0", "3.5.1", "3.6.0", "3.7.1"]
-OLD_NUMPY = "numpy<2.4"  # the interpreters before 3.6 make integers of arrays, which newer ones refuse
+OLD_NUMPY = "numpy<2.4"  # the interpreters before 3.7 make integers of arrays, which newer ones refuse
 TESTS = ["tests/kernels/test_decode.py", "-k", "not every_tile and not any_shape and not 2_to_the_31"]
 COMPILE = """
 import triton
@@ -36,7 +36,7 @@ def check(version: str) -> bool:
     """Whether the kernels compile and are right with this version; what fails is printed."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        numpy = [OLD_NUMPY] if tuple(map(int, version.split(".")[:2])) < (3, 6) else []
+        numpy = [OLD_NUMPY] if tuple(map(int, version.split(".")[:2])) < (3, 7) else []
         subprocess.run([*pip, "--target", folder, f"triton=={version}", *numpy], check=True)
         cache = str(Path(folder) / "cache")
         environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "TRITON_CACHE_DIR": cache}
