@@ -42,7 +42,7 @@ def traffic(**tensors: Tensor) -> Iterator[Ledger]:
     load, store = backend.load, backend.store
 
     def count(book: Counter[str], addresses: np.ndarray, mask: np.ndarray, size: int) -> None:
-        touched = addresses[np.broadcast_to(mask, addresses.shape)]
+        touched = addresses[np.broadcast_to(mask, addresses.shape).astype(bool)]  # a scalar comparison is an int
         left = touched.size
         for name, (start, end) in spans.items():
             hits = int(((touched >= start) & (touched < end)).sum())

@@ -1,5 +1,10 @@
 """Widgets of the book: alive in Jupyter and Colab through anywidget, and on the static page through its own host."""
 
+try:
+    import anywidget  # noqa: F401
+except ImportError:
+    raise ImportError("mla_edu.widgets needs anywidget: pip install 'mla-edu[widgets]'") from None
+
 from mla_edu.widgets.decode_roofline import DecodeRoofline
 from mla_edu.widgets.kv_cache_explorer import KVCacheExplorer
 from mla_edu.widgets.softmax_stepper import SoftmaxStepper

@@ -9,16 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anywidget
+import traitlets
+
 from mla_edu import cost
 from mla_edu.book import table
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.models import CacheGroup, GPUSpec, ModelSpec, get_gpu, get_model, list_gpus, list_models
-
-try:
-    import anywidget
-    import traitlets
-except ImportError:
-    raise ImportError("mla_edu.widgets needs anywidget: pip install 'mla-edu[widgets]'") from None
 
 DTYPES = ("fp32", "bf16", "fp8", "fp8_mla")
 MOST_MODELS = 4
