@@ -66,6 +66,7 @@ def test_attributes_drive_the_view_and_the_view_drives_them(browser, lab):
     from playwright.sync_api import TimeoutError
 
     page = browser.new_page(viewport={"width": 1280, "height": 1600})
+    page.set_default_timeout(90_000)
     outside = []
 
     def gate(route):
@@ -80,7 +81,7 @@ def test_attributes_drive_the_view_and_the_view_drives_them(browser, lab):
     root = page.locator(ROOT_OF)
 
     def run(number):
-        page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-InputPrompt").click(timeout=60_000)
+        page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-InputPrompt").click()
         page.locator('[data-command="notebook:run-cell-and-select-next"]').first.click()
 
     def shown(quantity):
@@ -89,7 +90,7 @@ def test_attributes_drive_the_view_and_the_view_drives_them(browser, lab):
     for _ in range(10):  # JupyterLab drops what is run before it has reached the kernel, without a sign
         run(0)
         with contextlib.suppress(TimeoutError):
-            root.wait_for(timeout=6_000)
+            root.wait_for(timeout=10_000)
             break
     assert shown("bytes_per_token") == 70_272
     below = "all => all.every(pair => pair.children[0].offsetTop < pair.children[1].offsetTop)"
