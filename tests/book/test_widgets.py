@@ -296,7 +296,7 @@ def test_explorer_is_legible_and_fits(open_page, serve, html, theme, width):
     assert page.locator(ROOT_OF).evaluate(LOOK) == {"faint": [], "outside": [], "sideways": 0}
 
 
-def test_time_to_a_painted_answer_is_measured(open_page, serve, html, capsys):
+def test_an_answer_is_painted_within_one_frame(open_page, serve, html, capsys):
     query = "?models=deepseek-v3,llama-3.1-405b,gemma-3-27b,gpt-oss-120b"
     page = open_page(query, base=serve(html) + PAGES[1])
     page.wait_for_load_state("networkidle")
@@ -320,6 +320,7 @@ def test_time_to_a_painted_answer_is_measured(open_page, serve, html, capsys):
     median = statistics.median(times)
     with capsys.disabled():
         print(f"\ncache explorer, four models: {median:.1f} ms from input to painted answer (median of {len(times)})")
+    assert median < 16
     tokens = int(value(page, "tokens"))
     assert tokens != 131_072
     assert number(page, "bytes_per_sequence") == kv_cache_bytes("deepseek-v3", tokens)
