@@ -1,0 +1,48 @@
+"""The decode steps that are measured, and what each must move and compute at least."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mla_edu.cost import attention_macs_per_score, kv_cache_bytes
+from mla_edu.models import get_model
+
+LAYER = get_model("deepseek-v3").config  # a latent of 512 and 64 rotary numbers, as in all of DeepSeek's models
+RANK, ROPE = LAYER.kv_lora_rank, LAYER.qk_rope_head_dim
+FLOPS_PER_SCORE = 2 * attention_macs_per_score(LAYER, "absorbed") // LAYER.num_attention_heads
+PAGE_SIZE = 64
+Dtype = Literal["bf16", "fp16", "fp8"]
+
+
+class Case(BaseModel):
+    """One decode step of one layer, all sequences of one length."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heads: int = Field(ge=1)
+    s_q: int = Field(ge=1)  # new tokens
+    context: int = Field(ge=1)  # cached tokens of each sequence, the new ones included
+    batch: int = Field(ge=1)
+    dtype: Dtype  # of the cache
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self)
+
+    @property
+    def rows(self) -> int:
+        """Queries of a sequence: heads times new tokens."""
+        return self.heads * self.s_q
+
+    @property
+    def cache_bytes(self) -> int:
+        return kv_cache_bytes(LAYER, self.context, self.batch, "fp8_mla" if self.dtype == "fp8" else self.dtype)
+
+    @property
+    def bytes(self) -> int:
+        """The cache and the queries read once, the results written once, in 16 bit."""
+        return self.cache_bytes + 2 * self.batch * self.rows * (RANK + ROPE + RANK)
+
+    @property
+    def flops(self) -> int:
+        """Of scores and weighted sum, every query with every key."""
+        return self.batch * self.rows * self.context * FLOPS_PER_SCORE

@@ -1,0 +1,126 @@
+"""What a run of the benchmark found: one JSON file per GPU, checked when it is read."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import mla_edu.kernels
+from mla_edu.bench.grid import Case
+from mla_edu.models import GPUSpec, get_gpu, list_gpus
+
+OURS = "ours"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Machine(_Record):
+    """Where it was measured."""
+
+    name: str  # as the driver says it: "NVIDIA H200"
+    multiprocessors: int
+    memory_bytes: int
+    l2_bytes: int
+    driver: str
+
+    @property
+    def slug(self) -> str:
+        """The name of its file: ``"nvidia-h200"``."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+
+class Limits(_Record):
+    """What this machine reached in the same run."""
+
+    copy_bytes_per_s: float = Field(gt=0)  # of a large copy, which reads and writes
+    matmul_flop_per_s: float = Field(gt=0)  # of a large product in 16 bit
+
+    def microseconds(self, case: Case) -> float:
+        """The least time for a case: its bytes at the copy's rate, or its operations at the product's."""
+        return 1e6 * max(case.bytes / self.copy_bytes_per_s, case.flops / self.matmul_flop_per_s)
+
+
+class Measurement(_Record):
+    """One kernel on one case: a time, or why there is none."""
+
+    case: Case
+    kernel: str
+    microseconds: float | None = Field(default=None, gt=0)  # median
+    spread: float | None = None  # middle half of the times, as a share of the median
+    error: float | None = None  # of the output, relative in the 2-norm, checked before timing
+    why_not: str | None = None
+
+    @model_validator(mode="after")
+    def _a_time_or_a_reason(self) -> Self:
+        if (self.microseconds is None) == (self.why_not is None):
+            raise ValueError(f"microseconds is {self.microseconds} and why_not is {self.why_not!r}; expected one")
+        if self.microseconds is not None and self.error is None:
+            raise ValueError(f"error is None for {self.kernel} on {self.case}; expected it checked before it was timed")
+        return self
+
+    @property
+    def gb_per_s(self) -> float:
+        return self.case.bytes / self.microseconds / 1e3
+
+    @property
+    def tflop_per_s(self) -> float:
+        return self.case.flops / self.microseconds / 1e6
+
+
+class Results(_Record):
+    """One run on one machine."""
+
+    machine: Machine
+    versions: dict[str, str]
+    date: str
+    sources: str  # ``kernel_sources()`` of the kernels that ran
+    toy: bool  # interpreted, at toy size: the times mean nothing
+    limits: Limits
+    kernels: dict[str, str]  # each one's version, or why it did not run
+    measurements: list[Measurement]
+
+    def fraction(self, measurement: Measurement) -> float:
+        """Share of what the machine's own copy and product allow; above 1 if the bytes came from a cache."""
+        return self.limits.microseconds(measurement.case) / measurement.microseconds
+
+    def times(self, kernel: str = OURS) -> dict[Case, Measurement]:
+        """All measured cases of one kernel."""
+        return {each.case: each for each in self.measurements if each.kernel == kernel and each.microseconds}
+
+    def write(self, folder: Path) -> Path:
+        """Write ``<gpu>.json`` into a folder, whole or not at all."""
+        path = folder / f"{'toy-' if self.toy else ''}{self.machine.slug}.json"
+        draft = path.with_suffix(".part")
+        draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+        draft.replace(path)
+        return path
+
+
+def read_results(path: Path) -> Results:
+    """One file.
+
+    Raises:
+        ValueError: it is not a file of results, with the first thing that is wrong.
+    """
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{path} at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def gpu_of(machine: Machine) -> GPUSpec | None:
+    """The GPU of the registry that a machine is: "NVIDIA A100-SXM4-80GB" is "a100-80gb"; None if it is not there."""
+    words = set(re.split(r"[^a-z0-9]+", machine.name.lower()))
+    return next((get_gpu(name) for name in list_gpus() if set(name.split("-")) <= words), None)
+
+
+def kernel_sources() -> str:
+    """A digest of what decides how the decode kernel runs, so that old results are known as old."""
+    folder = Path(mla_edu.kernels.__file__).parent
+    names = ("blocks", "chunked", "decode", "launch", "merge", "tiles")
+    return hashlib.sha256(b"\0".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()[:16]
