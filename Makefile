@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 NOTEBOOKS ?=
+GRID ?=
 BIN := .venv/bin
+GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py tests/bench/test_clock.py
 INDEX := _build/html/index.html
 SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
 	$(shell find book mla_edu -type f ! -path '*/__pycache__/*' ! -path '*/.*' 2>/dev/null)
@@ -19,7 +21,7 @@ python_state = $(shell $(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
-.PHONY: help book test test-gpu serve notebooks lint links clean venv-book venv-full
+.PHONY: help book test test-gpu bench-gpu serve notebooks lint links clean venv-book venv-full need-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +34,13 @@ test: lint book ## Run every check: style, package, notebooks, rendered pages
 	@echo "Running the tests ..."
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
 
-test-gpu: venv-full ## Run the kernel tests on this machine's GPU
-	@TRITON_INTERPRET=0 $(BIN)/python -m pytest tests/kernels/test_decode.py tests/kernels/test_gpu.py
+test-gpu: need-gpu ## Run the kernel tests on this machine's GPU
+	@TRITON_INTERPRET=0 $(BIN)/python -m pytest $(GPU_TESTS)
+
+bench-gpu: need-gpu ## Test and time the kernel on this machine's GPU; a part only: GRID="heads=16 dtype=fp8"
+	@start=$$(date +%s) && TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(GPU_TESTS) && \
+	TRITON_INTERPRET=0 $(BIN)/python benchmarks/decode_kernel.py \
+		--seconds $$((start + 540 - $$(date +%s))) $(GRID)
 
 serve: $(INDEX) ## Build the book and serve it on 127.0.0.1
 	@$(BIN)/python tools/serve.py
@@ -64,3 +71,6 @@ venv-book:
 
 venv-full: venv-book
 	@$(PYTHON) tools/prepare_venv.py full
+
+need-gpu: venv-full
+	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("no GPU; expected one that torch can use")'

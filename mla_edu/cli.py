@@ -195,5 +195,61 @@ def kernels(
         console.print(note, highlight=False, style="dim")
 
 
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="A part of the grid: heads=16,128 context=64k batch=1 s_q=1 dtype=fp8.")
+    ] = None,
+    toy: Annotated[bool, typer.Option(help="At toy size, on a CPU interpreted: the times mean nothing.")] = False,
+    seconds: Annotated[float | None, typer.Option(help="Start no case after so many seconds.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder for <gpu>.json; a part is only printed.")] = None,
+) -> None:
+    """Time the decode kernel on this machine's GPU, beside other kernels that are installed."""
+    import torch
+
+    from mla_edu.bench.grid import GRID, TOY, cases
+    from mla_edu.bench.report import print_report
+    from mla_edu.bench.run import run
+
+    try:
+        axes = TOY if toy else GRID
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+            axes = axes | {"dtype": ("fp16",)}  # no bf16, which the fp8 cache is multiplied in
+        chosen = list(cases(axes | dict(parse_part(part, axes) for part in parts or [])))
+        if not toy and not torch.cuda.is_available():
+            raise ValueError("no GPU; expected one, or --toy for the same steps at toy size on the CPU")
+        if results is not None and not results.is_dir():
+            raise ValueError(f"--results is {results}; expected a folder that exists")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = run(chosen, device, toy=toy, seconds=seconds)
+    except (ValueError, ImportError) as error:
+        raise _fail(error) from None
+    console = Console()
+    console = Console(width=max(console.width, 120), highlight=False, soft_wrap=True)
+    print_report(found, console)
+    wrong = [each for each in found.measurements if each.kernel == "ours" and (each.why_not or "").startswith("wrong")]
+    if wrong:
+        raise _fail(ValueError(f"ours is wrong in {len(wrong)} cases, first: {wrong[0].case}; nothing was written"))
+    if results is not None and not parts:
+        console.print(f"written to {found.write(results)}")
+
+
+def parse_part(text: str, axes: dict[str, Any]) -> tuple[str, list[int] | list[str]]:
+    """``"context=1k,64k"`` as an axis of the grid and its values: ``("context", [1024, 65536])``.
+
+    Raises:
+        ValueError: no such axis, or a value that it cannot have.
+    """
+    name, _, values = text.partition("=")
+    if name not in axes or not values:
+        raise ValueError(f"the part is {text!r}; expected one like heads=16,128 of {', '.join(axes)}")
+    if name == "dtype":
+        unknown = [value for value in values.split(",") if value not in ("bf16", "fp16", "fp8")]
+        if unknown:
+            raise ValueError(f"dtype is {unknown[0]!r}; expected bf16, fp16 or fp8")
+        return name, values.split(",")
+    return name, [parse_count(value, name) for value in values.split(",")]
+
+
 if __name__ == "__main__":
     app()

@@ -1,6 +1,8 @@
 """The decode steps that are measured, and what each must move and compute at least."""
 
-from typing import Literal
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,3 +48,25 @@ class Case(BaseModel):
     def flops(self) -> int:
         """Of scores and weighted sum, every query with every key."""
         return self.batch * self.rows * self.context * FLOPS_PER_SCORE
+
+
+# What matters most comes first, should time run out.
+GRID = {
+    "s_q": (1, 2),
+    "dtype": ("bf16", "fp8"),
+    "heads": (16, 128, 32, 64),
+    "batch": (128, 1, 32, 8),
+    "context": (2**16, 2**12, 2**10, 2**14, 2**17),
+}
+# A few steps that an interpreter does in seconds; no length is a multiple of a page.
+TOY = {"s_q": (1, 2), "dtype": ("bf16", "fp8"), "heads": (3, 16), "batch": (2,), "context": (70, 150)}
+
+
+def cases(axes: dict[str, Sequence[Any]]) -> Iterator[Case]:
+    """Every combination of the values of the axes, the first axis outermost.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    for values in itertools.product(*axes.values()):
+        yield Case(**dict(zip(axes, values, strict=True)))

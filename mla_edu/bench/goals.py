@@ -1,0 +1,104 @@
+"""What the decode kernel is held to, and how far a run got."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mla_edu.bench.grid import Case
+from mla_edu.bench.results import OURS, Results
+
+LARGE_CACHE = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on a quantity, for all cases that it is about."""
+
+    title: str
+    wanted: float
+    at_most: bool
+    values: Callable[[Results], dict[Case, float]]  # of the cases that were measured
+
+    @property
+    def text(self) -> str:
+        return f"{'at most' if self.at_most else 'at least'} {self.wanted:g}"
+
+    def met_by(self, value: float) -> bool:
+        return value <= self.wanted if self.at_most else value >= self.wanted
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A goal on one run: in how many of its cases it is met, and the worst of them."""
+
+    goal: Goal
+    met: int
+    worst: tuple[Case, float] | None
+    cases: int
+
+    @property
+    def text(self) -> str:
+        if self.worst is None:
+            return "not measured"
+        case, value = self.worst
+        return f"{self.met} of {self.cases}, worst {value:.2f} ({case})"
+
+
+def judge(goal: Goal, results: Results) -> Verdict:
+    """How far a run met a goal."""
+    values = goal.values(results)
+    order = max if goal.at_most else min
+    worst = order(values.items(), key=lambda item: item[1], default=None)
+    return Verdict(goal, sum(map(goal.met_by, values.values())), worst, len(values))
+
+
+def _bandwidth_share(results: Results) -> dict[Case, float]:
+    return {
+        case: each.gb_per_s * 1e9 / results.limits.copy_bytes_per_s
+        for case, each in results.times().items()
+        if case.rows <= 32 and case.cache_bytes >= LARGE_CACHE and case.dtype != "fp8"
+    }
+
+
+def _arithmetic_share(results: Results) -> dict[Case, float]:
+    return {
+        case: each.tflop_per_s * 1e12 / results.limits.matmul_flop_per_s
+        for case, each in results.times().items()
+        if case.heads == 128 and case.context >= 4096 and case.dtype != "fp8"
+    }
+
+
+def speed_ups(results: Results, kernel: str) -> dict[Case, float]:
+    """How many times as fast as another kernel ours is, where both were measured."""
+    ours, theirs = results.times(OURS), results.times(kernel)
+    return {case: theirs[case].microseconds / ours[case].microseconds for case in ours if case in theirs}
+
+
+def _one_long_sequence(results: Results) -> dict[Case, float]:
+    case, times = Case(heads=16, s_q=1, context=2**16, batch=1, dtype="bf16"), results.times()
+    return {case: times[case].microseconds} if case in times else {}
+
+
+def _fp8_share(results: Results) -> dict[Case, float]:
+    times = results.times()
+    plain = {case: case.model_copy(update={"dtype": "bf16"}) for case in times if case.dtype == "fp8"}
+    return {
+        case: times[case].microseconds / times[other].microseconds
+        for case, other in plain.items()
+        if case.rows <= 32 and other in times
+    }
+
+
+GOALS = (
+    Goal("of the copy's bandwidth: up to 32 rows, 256 MiB of bf16 or more", 0.80, False, _bandwidth_share),
+    Goal("of the product's rate: 128 heads, 4k tokens or more, bf16", 0.45, False, _arithmetic_share),
+    Goal("times as fast as SGLang's kernel", 1.0, False, lambda results: speed_ups(results, "sglang")),
+    Goal(
+        "times as fast as SGLang's kernel: 128 heads",
+        1.5,
+        False,
+        lambda results: {case: ratio for case, ratio in speed_ups(results, "sglang").items() if case.heads == 128},
+    ),
+    Goal("times as fast as FlashInfer fa3", 0.75, False, lambda results: speed_ups(results, "flashinfer-fa3")),
+    Goal("µs: one sequence of 64k tokens, 16 heads, bf16", 44, True, _one_long_sequence),
+    Goal("of the bf16 time in fp8: up to 32 rows", 0.65, True, _fp8_share),
+)

@@ -1,0 +1,44 @@
+"""A made-up run on a made-up GPU: it copies at 1 TB/s and multiplies at 100 TFLOP/s."""
+
+import pytest
+
+from mla_edu.bench.grid import Case
+from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources
+
+
+@pytest.fixture
+def make_results():
+    """``make_results({kernel: {case: µs or why not}}, {kernel: why it did not run}, **fields)``."""
+
+    def make(times, absent=None, **fields):
+        measurements = [
+            Measurement(case=case, kernel=kernel, why_not=found)
+            if isinstance(found, str)
+            else Measurement(case=case, kernel=kernel, microseconds=found, spread=0.01, error=0.001)
+            for kernel, cases in times.items()
+            for case, found in cases.items()
+        ]
+        machine = Machine(name="Test GPU", multiprocessors=9, memory_bytes=10**9, l2_bytes=10**6, driver="1.2")
+        defaults = {
+            "machine": machine,
+            "versions": {"torch": "2.13.0"},
+            "date": "2026-01-02",
+            "sources": kernel_sources(),
+            "toy": False,
+            "limits": Limits(copy_bytes_per_s=1e12, matmul_flop_per_s=1e14),
+            "kernels": dict.fromkeys(times, "1.0") | (absent or {}),
+            "measurements": measurements,
+        }
+        return Results(**defaults | fields)
+
+    return make
+
+
+@pytest.fixture
+def case():
+    """``case(heads, context, batch=1, s_q=1, dtype="bf16")``."""
+
+    def make(heads, context, batch=1, s_q=1, dtype="bf16"):
+        return Case(heads=heads, s_q=s_q, context=context, batch=batch, dtype=dtype)
+
+    return make

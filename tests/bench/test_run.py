@@ -1,0 +1,168 @@
+"""A run: inputs that are hard to get right by accident, answers checked before times, every failure with its reason."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mla_edu.bench import run as bench
+from mla_edu.bench.peers import PEERS, Peer, Prepared, Unsupported
+from mla_edu.kernels import reference
+from mla_edu.kernels.problems import check_answer
+
+CPU = torch.device("cpu")
+
+
+def right(case, problems):
+    def call(problem):
+        out, lse = reference.decode(problem.q.float(), *problem.tensors[1:], **problem.options)
+        return out.to(problem.q.dtype), lse
+
+    return Prepared([lambda problem=problem: call(problem) for problem in problems], None)
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """``peers(name=prepare, ...)``: these alone can run; a prepare may be an exception that the probe raises."""
+
+    def let(**prepares):
+        def probe(prepare, device):
+            if isinstance(prepare, Exception):
+                raise prepare
+            return "1.0"
+
+        found = {name: Peer(lambda device, p=prepare: probe(p, device), prepare) for name, prepare in prepares.items()}
+        monkeypatch.setattr(bench, "PEERS", found)
+
+    return let
+
+
+def run_on(*cases, **options):
+    return bench.run(list(cases), CPU, toy=True, **options)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])
+def test_problems_share_a_table_of_pages_and_nothing_else(case, dtype):
+    one, two = bench.make_problems(case(3, 150, batch=4, dtype=dtype), CPU, 2)
+    assert one.block_table is two.block_table and one.seq_lens.tolist() == [150] * 4
+    assert sorted(one.block_table.flatten().tolist()) == list(range(12)) != one.block_table.flatten().tolist()
+    assert not torch.equal(one.q, two.q) and not torch.equal(one.kv_cache[0], two.kv_cache[0])
+    for last in one.block_table[:, -1]:
+        page = one.kv_cache[last]
+        if dtype == "fp8":
+            assert (page[150 - 128 :] == 0xFF).all() and not (page[: 150 - 128] == 0xFF).all(dim=1).any()
+        else:
+            assert page[150 - 128 :].isnan().all() and page[: 150 - 128].isfinite().all()
+
+
+def test_full_pages_hold_no_nan(case):
+    (problem,) = bench.make_problems(case(3, 128, batch=2), CPU, 1)
+    assert problem.kv_cache.isfinite().all()
+
+
+def test_softmax_is_not_flat(case):
+    (problem,) = bench.make_problems(case(16, 150), CPU, 1)
+    _, lse = reference.decode(problem.q.float(), *problem.tensors[1:], **problem.options)
+    assert lse.mean() > torch.tensor(150.0).log() + 0.5  # the log-sum-exp of equal scores of 0
+
+
+def test_answers_are_checked_before_any_is_timed(case, peers, monkeypatch):
+    happened = []
+    check, clock = check_answer, bench.time_calls
+    monkeypatch.setattr(bench, "check_answer", lambda *a: happened.append("checked") or check(*a))
+    monkeypatch.setattr(bench, "time_calls", lambda *a: happened.append("timed") or clock(*a))
+    peers(ours=right, other=right)
+    results = run_on(case(3, 70), case(3, 70, dtype="fp8"))
+    assert happened == ["checked", "timed"] * 4
+    assert all(each.microseconds > 0 and each.error < 0.01 for each in results.measurements)
+
+
+@pytest.mark.parametrize("mistake", ["scale", "mask", "table", "lse", "nan"])
+def test_wrong_answers_are_not_timed(case, peers, monkeypatch, mistake):
+    def wrong(each_case, problems):
+        def spoil(problem):
+            if mistake == "scale":
+                return dataclasses.replace(problem, sm_scale=1.02 * problem.sm_scale)
+            if mistake == "mask":
+                return dataclasses.replace(problem, causal=False)
+            if mistake == "table":
+                return dataclasses.replace(problem, block_table=problem.block_table.flip(1))
+            return problem
+
+        calls = right(each_case, [spoil(problem) for problem in problems]).calls
+        if mistake == "lse":
+            out, lse = calls[0]()
+            return Prepared([lambda: (out, lse / 0.693)], None)
+        if mistake == "nan":
+            return Prepared([lambda: calls[0]()[0] * torch.nan], None)
+        return Prepared(calls, None)
+
+    monkeypatch.setattr(bench, "time_calls", lambda *a: pytest.fail("it was timed"))
+    peers(ours=wrong)
+    (found,) = bench.measure(case(3, 128, batch=2, s_q=2), ["ours"], CPU, 2)
+    assert found.microseconds is None and found.why_not.startswith("wrong: ")
+
+
+def test_a_layer_is_held_to_its_own_expectation(case, peers):
+    def layer(factor):
+        out = torch.randn(1, 1, 7, dtype=torch.bfloat16)
+        return lambda case, problems: Prepared([lambda: factor * out], out)
+
+    peers(near=layer(1.01), far=layer(1.1))
+    near, far = run_on(case(3, 70)).measurements
+    assert near.error == pytest.approx(0.01, rel=0.3)
+    assert far.why_not.startswith("wrong: the layer's output is off by 0.")
+
+
+def test_every_failure_has_its_reason_and_stops_no_other(case, peers):
+    def fails(error):
+        def prepare(case, problems):
+            raise error
+
+        return prepare
+
+    peers(
+        ours=right,
+        absent=Unsupported("not installed: pip install it"),
+        unable=fails(Unsupported("fp8 cache")),
+        broken=fails(RuntimeError("CUDA error: no\nstack")),
+        full=fails(torch.cuda.OutOfMemoryError("tried to allocate")),
+        last=right,
+    )
+    results = run_on(case(3, 70))
+    assert results.kernels["absent"] == "not installed: pip install it" and results.kernels["ours"] == "1.0"
+    found = {each.kernel: each.why_not for each in results.measurements}
+    assert found == {
+        "ours": None,
+        "unable": "fp8 cache",
+        "broken": "failed: RuntimeError: CUDA error: no",
+        "full": "out of memory",
+        "last": None,
+    }
+
+
+def test_inputs_that_do_not_fit_are_a_reason_too(case, peers, monkeypatch):
+    def full(*arguments):
+        raise torch.cuda.OutOfMemoryError("tried to allocate")
+
+    peers(ours=right, other=right)
+    monkeypatch.setattr(bench, "make_problems", full)
+    assert [each.why_not for each in run_on(case(3, 70)).measurements] == ["out of memory"] * 2
+
+
+def test_no_case_starts_when_time_is_out(case, peers):
+    peers(ours=right)
+    results = run_on(case(3, 70), case(16, 70), seconds=0)
+    assert [each.why_not for each in results.measurements] == ["out of time"] * 2
+
+
+def test_toy_run_goes_all_the_way_with_the_real_kernels(case):
+    cases = [case(3, 70, batch=2, s_q=2), case(16, 70, dtype="fp8"), case(3, 150)]
+    results = run_on(*cases)
+    assert list(results.kernels) == list(PEERS)
+    assert set(results.times("ours")) == set(cases)
+    assert set(results.times("eager")) == {cases[0], cases[2]}
+    assert all(each.error < 0.01 for each in results.times("ours").values())
+    assert results.toy and {"torch", "triton", "python", "mla-edu"} <= results.versions.keys()
+    for name in ("flashinfer-fa3", "flashinfer-fa2"):
+        assert name not in {each.kernel for each in results.measurements} and results.kernels[name]
