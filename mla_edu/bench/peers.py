@@ -1,0 +1,275 @@
+"""The kernels that are measured side by side, each called the way its own library calls it."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import mla_edu
+from mla_edu.attention.mla import MultiHeadLatentAttention, latent_attention
+from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
+from mla_edu.cache import LatentCache
+from mla_edu.config import MLAConfig
+from mla_edu.kernels import reference
+from mla_edu.kernels.api import mla_decode
+from mla_edu.kernels.problems import Problem
+from mla_edu.kernels.tiles import next_power_of_2
+
+Call = Callable[[], Tensor | tuple[Tensor, Tensor]]
+SGLANG = "sglang.kernels.ops.attention"
+TRANSFORMERS = "transformers.models.deepseek_v3.modeling_deepseek_v3"
+WIDTHS = {"hidden_size", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
+LATENT_CACHE_SINCE = (5, 15)  # of transformers: before, it cached keys and values
+
+
+class Unsupported(Exception):
+    """Why a kernel does not run: here at all, or on one case."""
+
+
+class Prepared(NamedTuple):
+    """One case, ready to be run again and again.
+
+    Attributes:
+        calls: one per problem. Nothing is planned, laid out or copied in them that the library lets be done before,
+            and a CUDA graph can hold them. Each gives ``out [batch, s_q, heads, 512]``, with the natural log-sum-exp
+            ``[batch, heads, s_q]`` in fp32 where the kernel has it; a whole layer gives its own output.
+        expected: of the first call, where that is no nearer than a layer computes in 16 bit; None: what the
+            specification gives for the first problem, to the bounds of a kernel.
+    """
+
+    calls: list[Call]
+    expected: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A kernel, or what does its work.
+
+    Attributes:
+        probe: the version that would run on a device; raises ``Unsupported`` with why it does not run there.
+        prepare: the calls for problems of one case, which share block table and lengths; raises ``Unsupported``.
+    """
+
+    probe: Callable[[torch.device], str]
+    prepare: Callable[[Case, list[Problem]], Prepared]
+
+
+def _load(name: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever a library raises that finds another version than it expects
+        if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
+            raise Unsupported(f"not installed: pip install {package}") from None
+        raise Unsupported(f"cannot be imported: {f'{type(error).__name__}: {error}'.splitlines()[0]}") from error
+
+
+def _refuse_fp8(case: Case) -> None:
+    if case.dtype == "fp8":
+        raise Unsupported("fp8 cache")
+
+
+def _pages(case: Case, problem: Problem) -> Tensor:
+    """Pages of all sequences in order: ``[batch, pages of a sequence]``."""
+    return problem.block_table[:, : -(-case.context // PAGE_SIZE)]
+
+
+def _rows(case: Case, problem: Problem) -> Tensor:
+    """A copy of the cached tokens, each sequence's in order: ``[batch, context, 576]``."""
+    return problem.kv_cache[_pages(case, problem).long()].flatten(1, 2)[:, : case.context]
+
+
+def _starts(case: Case, step: int, device: torch.device) -> Tensor:
+    """Where each sequence begins, and the last one ends, with ``step`` entries in each."""
+    return torch.arange(case.batch + 1, dtype=torch.int32, device=device) * step
+
+
+def _probe_ours(device: torch.device) -> str:
+    _load("triton", "'mla-edu[kernels]'")
+    return mla_edu.__version__
+
+
+def _prepare_ours(case: Case, problems: list[Problem]) -> Prepared:
+    options = {"backend": "triton", "return_lse": True}
+    return Prepared([partial(mla_decode, *each.tensors, **each.options, **options) for each in problems])
+
+
+def _prepare_eager(case: Case, problems: list[Problem]) -> Prepared:
+    """The absorbed step in plain PyTorch at its best: the pages are gathered beforehand.
+
+    It rounds the scores to 16 bit, as a layer does, so it is held to a layer's bound.
+    """
+    _refuse_fp8(case)
+    first = problems[0]
+    options = {"kv_lora_rank": RANK, "sm_scale": first.sm_scale}
+    calls = [partial(latent_attention, each.q, _rows(case, each), **options) for each in problems]
+    expected, _ = reference.decode(first.q.float(), *first.tensors[1:], **first.options)
+    return Prepared(calls, expected)
+
+
+def _probe_flashinfer(backend: str, device: torch.device) -> str:
+    version = _load("flashinfer", "flashinfer-python").__version__
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    if backend == "fa3" and capability != (9, 0):
+        raise Unsupported("needs a GPU of compute capability 9.0")
+    if capability < (8, 0):
+        raise Unsupported("needs a GPU of compute capability 8.0 or later")
+    return version
+
+
+def _prepare_flashinfer(backend: str, case: Case, problems: list[Problem]) -> Prepared:
+    """One plan for all problems. ``run`` then reads only memory of the wrapper, so a CUDA graph can hold it."""
+    _refuse_fp8(case)
+    first, device = problems[0], problems[0].q.device
+    pages = _pages(case, first)
+    workspace = torch.empty(128 * 2**20, dtype=torch.int8, device=device)  # of the size that its documentation asks for
+    flashinfer = _load("flashinfer", "flashinfer-python")
+    wrapper = flashinfer.mla.BatchMLAPagedAttentionWrapper(workspace, backend=backend)
+    wrapper.plan(
+        qo_indptr=_starts(case, case.s_q, device),
+        kv_indptr=_starts(case, pages.shape[1], device),
+        kv_indices=pages.flatten(),
+        kv_len_arr=first.seq_lens,
+        num_heads=case.heads,
+        head_dim_ckv=RANK,
+        head_dim_kpe=ROPE,
+        page_size=PAGE_SIZE,
+        causal=case.s_q > 1,  # a single new token sees every key
+        sm_scale=first.sm_scale,
+        q_data_type=first.q.dtype,
+        kv_data_type=first.kv_cache.dtype,
+    )
+
+    def prepare_call(problem: Problem) -> Call:
+        q = problem.q.flatten(0, 1)  # [batch * s_q, heads, 576]
+        parts = [part for whole in (q, problem.kv_cache) for part in whole.split((RANK, ROPE), dim=-1)]
+        out, lse = q.new_empty(*q.shape[:2], RANK), q.new_empty(q.shape[:2], dtype=torch.float32)
+        results = out.unflatten(0, (-1, case.s_q)), lse.unflatten(0, (-1, case.s_q)).mT
+
+        def call() -> tuple[Tensor, Tensor]:
+            wrapper.run(*parts, out=out, lse=lse, return_lse=True, return_lse_base_on_e=True)
+            return results
+
+        return call
+
+    return Prepared([prepare_call(each) for each in problems])
+
+
+def _probe_sglang(device: torch.device) -> str:
+    version = _load("sglang", "sglang").__version__
+    _load(f"{SGLANG}.decode_attention", "sglang")
+    return version
+
+
+def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
+    """Its Triton kernel, set up as ``TritonAttnBackend`` of its server does (srt/layers/attention/triton_backend.py).
+
+    The server's splits are limited by the longest context that it was started for, here the case's own.
+    """
+    _refuse_fp8(case)
+    if case.s_q > 1:
+        raise Unsupported("more than one new token")
+    if case.dtype == "bf16" and problems[0].q.device.type == "cpu":
+        raise Unsupported("bf16 on a CPU: Triton's interpreter multiplies the bit patterns")
+    attend = _load(f"{SGLANG}.decode_attention", "sglang").decode_attention_fwd
+    choose_splits = _load(f"{SGLANG}.metadata", "sglang").get_num_kv_splits_triton
+    first, device = problems[0], problems[0].q.device
+    on_gpu = device.type == "cuda"
+    num_sms = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
+    dependent_launch = on_gpu and torch.cuda.get_device_capability(device)[0] >= 9  # is_arch_support_pdl()
+    # _mla_decode_kv_splits_cap(), with the server's default of 8 splits
+    max_splits = max(8, min(next_power_of_2(num_sms), next_power_of_2(-(-case.context // 32))))
+    num_splits = torch.empty(case.batch, dtype=torch.int32, device=device)
+    choose_splits[(1,)](  # get_num_kv_splits()
+        num_splits, first.seq_lens, case.batch, 1, case.heads, 1, max_splits, num_sms,
+        MAX_NUM_SEQ=max(256, next_power_of_2(case.batch)),
+    )  # fmt: skip
+    slots = _pages(case, first).long()[..., None] * PAGE_SIZE + torch.arange(PAGE_SIZE, device=device)
+    tokens = _starts(case, case.context, device), slots.flatten(1)[:, : case.context].flatten()
+    partial_out = torch.empty(case.batch, case.heads, max_splits, RANK, device=device)  # fp32
+    partial_lse = torch.empty(case.batch, case.heads, max_splits, device=device)
+
+    def prepare_call(problem: Problem) -> Call:
+        q, keys = problem.q.squeeze(1), problem.kv_cache.flatten(0, 1).unsqueeze(1)  # [tokens, 1, 576]
+        out = q.new_empty(case.batch, case.heads, RANK)
+
+        def call() -> Tensor:
+            attend(
+                q, keys, keys[..., :RANK], out, *tokens, partial_out, partial_lse, num_splits, max_splits,
+                problem.sm_scale, 1.0, 1.0, has_mla=True, use_pdl=dependent_launch,
+            )  # fmt: skip
+            return out.unsqueeze(1)
+
+        return call
+
+    return Prepared([prepare_call(each) for each in problems])
+
+
+def _probe_transformers(device: torch.device) -> str:
+    version = _load("transformers", "transformers").__version__
+    if tuple(int(number) for number in version.split(".")[:2]) < LATENT_CACHE_SINCE:
+        raise Unsupported(f"version {version} does not cache the latent; 5.15 and later do")
+    _load(TRANSFORMERS, "transformers")
+    return version
+
+
+@torch.no_grad()
+def _prepare_transformers(case: Case, problems: list[Problem]) -> Prepared:
+    """A whole layer of DeepSeek-V3's sizes with some of its heads; ours, absorbed, has the same weights and cache."""
+    _refuse_fp8(case)
+    if case.s_q > 1:
+        raise Unsupported("more than one new token: without a mask sdpa aligns the first with the first key")
+    modeling, transformers = _load(TRANSFORMERS, "transformers"), _load("transformers", "transformers")
+    dtype, device = problems[0].q.dtype, problems[0].q.device
+    config = MLAConfig(**LAYER.model_dump() | {"num_attention_heads": case.heads})
+    hf_config = transformers.DeepseekV3Config(
+        **config.model_dump(include=WIDTHS),
+        num_attention_heads=case.heads,
+        num_key_value_heads=case.heads,
+        max_position_embeddings=163_840,
+        rope_parameters=config.rope_scaling.model_dump(exclude_none=True) | {"rope_theta": config.rope_theta},
+        attn_implementation="sdpa",  # what transformers takes unless told otherwise
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ours = MultiHeadLatentAttention(config, dtype=dtype, device=device)
+        shape = (len(problems), case.batch, 1, config.hidden_size)
+        hidden_states = torch.randn(shape, dtype=dtype, device=device)
+    with torch.device("meta"):
+        theirs = modeling.DeepseekV3Attention(hf_config, layer_idx=0)
+    theirs.load_state_dict(ours.state_dict(), assign=True)  # the very same memory
+    position = torch.tensor([[case.context - 1]], device=device)
+    # transformers turns the angles into a table once for all layers.
+    angles = modeling.DeepseekV3RotaryEmbedding(hf_config).to(device)(hidden_states[0], position)
+
+    def prepare_call(problem: Problem, new: Tensor) -> Call:
+        c_kv, k_pe = _rows(case, problem)[:, None, :-1].split((RANK, ROPE), dim=-1)
+        k_pe = torch.cat((k_pe[..., 0::2], k_pe[..., 1::2]), dim=-1)  # pairs rotated, it stores them as halves
+        cache = transformers.DynamicCache(config=hf_config)
+        cached = cache.update(c_kv, k_pe, 0)
+
+        @torch.no_grad()
+        def call() -> Tensor:
+            cache.layers[0].keys, cache.layers[0].values = cached
+            return theirs(new, position_embeddings=angles, attention_mask=None, past_key_values=cache)[0]
+
+        return call
+
+    calls = [prepare_call(*each) for each in zip(problems, hidden_states, strict=True)]
+    cache = LatentCache(config, case.batch, case.context, dtype=dtype, device=device)
+    cache.append(*_rows(case, problems[0])[:, :-1].split((RANK, ROPE), dim=-1))
+    return Prepared(calls, ours(hidden_states[0], cache, "absorbed"))
+
+
+PEERS = {
+    "ours": Peer(_probe_ours, _prepare_ours),
+    "flashinfer-fa3": Peer(partial(_probe_flashinfer, "fa3"), partial(_prepare_flashinfer, "fa3")),
+    "flashinfer-fa2": Peer(partial(_probe_flashinfer, "fa2"), partial(_prepare_flashinfer, "fa2")),
+    "sglang": Peer(_probe_sglang, _prepare_sglang),
+    "eager": Peer(lambda device: torch.__version__, _prepare_eager),
+    "transformers": Peer(_probe_transformers, _prepare_transformers),
+}
