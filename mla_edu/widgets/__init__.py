@@ -9,15 +9,20 @@ from mla_edu.widgets.decode_roofline import DecodeRoofline
 from mla_edu.widgets.kv_cache_explorer import KVCacheExplorer
 from mla_edu.widgets.softmax_stepper import SoftmaxStepper
 
-__all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "RopeDial", "SoftmaxStepper"]
+__all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "MeasuredResults", "RopeDial", "SoftmaxStepper"]
 
 
 def __getattr__(name: str):
-    # These two count and rotate with the attention layers' own code, which needs torch; the others do not.
+    # These count and rotate with the attention layers' own code, or know the kernels' files, which needs torch; the
+    # others do not.
     if name == "AbsorptionCrossover":
         from mla_edu.widgets.absorption_crossover import AbsorptionCrossover
 
         return AbsorptionCrossover
+    if name == "MeasuredResults":
+        from mla_edu.widgets.measured_results import MeasuredResults
+
+        return MeasuredResults
     if name == "RopeDial":
         from mla_edu.widgets.rope_dial import RopeDial
 
