@@ -38,7 +38,8 @@ def time_calls(calls: Sequence[Callable[[], object]], device: torch.device, fewe
     flush = torch.empty(4 * l2_bytes(device), dtype=torch.uint8, device=device)
     measure = _times_on_gpu if device.type == "cuda" else _times_on_cpu
     if device.type == "cuda":
-        calls = [_captured(call) for call in calls]
+        pool = torch.cuda.graph_pool_handle()  # one memory for all graphs: they never run at the same time
+        calls = [_captured(call, pool) for call in calls]
     trial = statistics.median(measure(calls, flush, fewest))
     repetitions = max(min(int(TIMED_MICROSECONDS / trial), MOST), fewest)
     times = measure(calls, flush, repetitions)
@@ -46,9 +47,9 @@ def time_calls(calls: Sequence[Callable[[], object]], device: torch.device, fewe
     return Timing(median, (high - low) / median)
 
 
-def _captured(call: Callable[[], object]) -> Callable[[], None]:
+def _captured(call: Callable[[], object], pool: tuple[int, int]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         call()
     return graph.replay
 

@@ -1,9 +1,10 @@
 """What a run of the benchmark found: one JSON file per GPU, checked when it is read."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +13,8 @@ from mla_edu.bench.grid import Case
 from mla_edu.models import GPUSpec, get_gpu, list_gpus
 
 OURS = "ours"
+MEASURED = Path(__file__).with_name("measured")  # the repository's benchmarks/results
+LAYER_STEPS = "decode_step_cpu.json"  # of benchmarks/decode_step.py, in a form of its own
 
 
 class _Record(BaseModel):
@@ -111,6 +114,16 @@ def read_results(path: Path) -> Results:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{path} at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def measured_gpus() -> list[Results]:
+    """All results that came with the package: one for each GPU that was measured, none if none was."""
+    return [read_results(path) for path in sorted(MEASURED.glob("*.json")) if path.name != LAYER_STEPS]
+
+
+def layer_steps() -> dict[str, Any]:
+    """What ``benchmarks/decode_step.py`` measured on a CPU: ``hardware``, ``versions``, and ``steps``, one per row."""
+    return json.loads((MEASURED / LAYER_STEPS).read_text(encoding="utf-8"))
 
 
 def gpu_of(machine: Machine) -> GPUSpec | None:

@@ -57,8 +57,9 @@ def compile_report(
     s_q: int = 1,
     kv_lora_rank: int = 512,
     qk_rope_head_dim: int = 64,
+    tiles: Tiles | None = None,
 ) -> KernelReport:
-    """Compile stage 1 as ``mla_decode`` would on ``arch``, with the tile that it would use there.
+    """Compile stage 1 as ``mla_decode`` would on ``arch``, with the tile that it would use there, or another.
 
     Args:
         arch: "sm_75" to "sm_120", or "gfx942".
@@ -67,13 +68,14 @@ def compile_report(
         s_q: new tokens.
         kv_lora_rank: width of the latent.
         qk_rope_head_dim: width of the rotary part.
+        tiles: to be tried; None for the one that ``choose_tiles`` gives.
 
     Raises:
         ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
         ImportError: Triton is not installed.
         RuntimeError: it does not compile; with the compiler's message.
     """
-    return compile_reports([(arch, dtype, num_heads, s_q, kv_lora_rank, qk_rope_head_dim)])[0]
+    return compile_reports([(arch, dtype, num_heads, s_q, kv_lora_rank, qk_rope_head_dim, tiles)])[0]
 
 
 def compile_reports(requests: list[tuple]) -> list[KernelReport]:
@@ -95,7 +97,13 @@ def compile_reports(requests: list[tuple]) -> list[KernelReport]:
 
 
 def _plan(
-    arch: str, dtype: str = "bf16", num_heads: int = 128, s_q: int = 1, kv_lora_rank: int = 512, rope: int = 64
+    arch: str,
+    dtype: str = "bf16",
+    num_heads: int = 128,
+    s_q: int = 1,
+    kv_lora_rank: int = 512,
+    rope: int = 64,
+    tiles: Tiles | None = None,
 ) -> tuple:
     if arch not in ARCHITECTURES:
         raise ValueError(f"arch is {arch!r}; expected {', '.join(ARCHITECTURES)}")
@@ -103,7 +111,8 @@ def _plan(
         if value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1")
     shape = {"kv_lora_rank": kv_lora_rank, "qk_rope_head_dim": rope, "dtype": dtype}
-    return arch, dtype, num_heads, s_q, kv_lora_rank, rope, choose_tiles(arch, num_rows=num_heads * s_q, **shape)
+    tiles = tiles or choose_tiles(arch, num_rows=num_heads * s_q, **shape)
+    return arch, dtype, num_heads, s_q, kv_lora_rank, rope, tiles
 
 
 def _compile_all() -> None:

@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 
+import mla_edu.bench.results
 import mla_edu.kernels
-from mla_edu.bench.results import Limits, Machine, Measurement, Results, gpu_of, kernel_sources, read_results
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+from mla_edu.bench.results import (
+    LAYER_STEPS,
+    MEASURED,
+    Limits,
+    Machine,
+    Measurement,
+    gpu_of,
+    kernel_sources,
+    layer_steps,
+    measured_gpus,
+    read_results,
+)
 
 
 def test_file_holds_all_that_was_found(make_results, case, tmp_path):
@@ -108,12 +118,21 @@ def test_sources_cover_every_module_that_the_backend_runs_and_change_with_it(tmp
         before = after
 
 
-def committed() -> list[Path]:
-    return [path for path in FOLDER.glob("*.json") if path.name != "decode_step_cpu.json"]
+def test_results_come_with_the_package():
+    assert MEASURED.resolve() == Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    assert {"hardware", "versions", "steps"} <= layer_steps().keys()
 
 
-@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem)
-def test_committed_results_are_of_a_gpu_and_right(path):
-    results: Results = read_results(path)
-    assert not results.toy and path.stem == results.machine.slug
-    assert results.times(), "ours was not measured"
+def test_each_file_of_a_gpu_counts_once(make_results, case, tmp_path, monkeypatch):
+    monkeypatch.setattr(mla_edu.bench.results, "MEASURED", tmp_path)
+    (tmp_path / LAYER_STEPS).write_text("{}")
+    assert measured_gpus() == []
+    results = make_results({"ours": {case(16, 70): 12.5}})
+    results.write(tmp_path)
+    assert measured_gpus() == [results]
+
+
+def test_committed_results_are_of_gpus_and_no_toys():
+    for results in measured_gpus():
+        assert not results.toy and (MEASURED / f"{results.machine.slug}.json").is_file()
+        assert results.times(), "ours was not measured"

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mla_edu.kernels.offline import ARCHITECTURES, compile_report, compile_reports
-from mla_edu.kernels.tiles import SHARED_LIMIT, matrix_unit, shared_bytes
+from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, matrix_unit, shared_bytes
 
 pytest.importorskip("triton")
 GATE = [(arch, "fp16" if arch == "sm_75" else "bf16", heads, 1) for arch in ARCHITECTURES for heads in (16, 128)]
@@ -44,6 +44,12 @@ def test_shared_memory_is_foreseen(reports, request_):
     assert report.shared_bytes <= shared_bytes(report.tiles, matrix_unit(arch), 512, 64, dtype)
 
 
+def test_another_tile_can_be_tried():
+    too_few_warps = Tiles(64, 64, 4, 2)
+    report = compile_report("sm_90", tiles=too_few_warps)
+    assert report.tiles == too_few_warps and report.spill_bytes > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,6 +71,6 @@ def test_a_missing_triton_names_what_to_install(monkeypatch):
 
 
 def test_what_the_compiler_says_is_handed_on(monkeypatch):
-    monkeypatch.setattr("mla_edu.kernels.offline._plan", lambda *request: (*request, "no tiles"))
+    monkeypatch.setattr("mla_edu.kernels.offline._plan", lambda *request: (*request[:-1], "no tiles"))
     with pytest.raises(RuntimeError, match="(?s)compiling failed:.*AttributeError"):
         compile_report("sm_90")
