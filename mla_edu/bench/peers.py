@@ -20,6 +20,8 @@ from mla_edu.kernels.api import mla_decode
 from mla_edu.kernels.problems import Problem
 from mla_edu.kernels.tiles import next_power_of_2
 
+# Gives out [batch, s_q, heads, 512], and the natural log-sum-exp [batch, heads, s_q] in fp32 where the kernel has it;
+# a whole layer gives its own output.
 Call = Callable[[], Tensor | tuple[Tensor, Tensor]]
 SGLANG = "sglang.kernels.ops.attention"
 TRANSFORMERS = "transformers.models.deepseek_v3.modeling_deepseek_v3"
@@ -32,31 +34,19 @@ class Unsupported(Exception):
 
 
 class Prepared(NamedTuple):
-    """One case, ready to be run again and again.
+    """One case, ready to be run again and again: all that the library lets be done before is done."""
 
-    Attributes:
-        calls: one per problem. Nothing is planned, laid out or copied in them that the library lets be done before,
-            and a CUDA graph can hold them. Each gives ``out [batch, s_q, heads, 512]``, with the natural log-sum-exp
-            ``[batch, heads, s_q]`` in fp32 where the kernel has it; a whole layer gives its own output.
-        expected: of the first call, where that is no nearer than a layer computes in 16 bit; None: what the
-            specification gives for the first problem, to the bounds of a kernel.
-    """
-
-    calls: list[Call]
+    calls: list[Call]  # one per problem, and a CUDA graph can hold it
+    # Of the first call, to a layer's accuracy in 16 bit. None: what the specification gives, to a kernel's accuracy.
     expected: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A kernel, or what does its work.
+    """A kernel, or what does its work. Both functions raise ``Unsupported``."""
 
-    Attributes:
-        probe: the version that would run on a device; raises ``Unsupported`` with why it does not run there.
-        prepare: the calls for problems of one case, which share block table and lengths; raises ``Unsupported``.
-    """
-
-    probe: Callable[[torch.device], str]
-    prepare: Callable[[Case, list[Problem]], Prepared]
+    probe: Callable[[torch.device], str]  # the version that would run on a device
+    prepare: Callable[[Case, list[Problem]], Prepared]  # problems of one case share block table and lengths
 
 
 def _load(name: str, package: str) -> ModuleType:
@@ -65,7 +55,8 @@ def _load(name: str, package: str) -> ModuleType:
     except Exception as error:  # whatever a library raises that finds another version than it expects
         if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
             raise Unsupported(f"not installed: pip install {package}") from None
-        raise Unsupported(f"cannot be imported: {f'{type(error).__name__}: {error}'.splitlines()[0]}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise Unsupported(f"cannot be imported: {reason}") from error
 
 
 def _refuse_fp8(case: Case) -> None:
@@ -126,23 +117,15 @@ def _prepare_flashinfer(backend: str, case: Case, problems: list[Problem]) -> Pr
     _refuse_fp8(case)
     first, device = problems[0], problems[0].q.device
     pages = _pages(case, first)
-    workspace = torch.empty(128 * 2**20, dtype=torch.int8, device=device)  # of the size that its documentation asks for
+    workspace = torch.empty(128 * 2**20, dtype=torch.int8, device=device)  # as its documentation recommends
     flashinfer = _load("flashinfer", "flashinfer-python")
     wrapper = flashinfer.mla.BatchMLAPagedAttentionWrapper(workspace, backend=backend)
+    causal = case.s_q > 1  # a single new token sees every key
     wrapper.plan(
-        qo_indptr=_starts(case, case.s_q, device),
-        kv_indptr=_starts(case, pages.shape[1], device),
-        kv_indices=pages.flatten(),
-        kv_len_arr=first.seq_lens,
-        num_heads=case.heads,
-        head_dim_ckv=RANK,
-        head_dim_kpe=ROPE,
-        page_size=PAGE_SIZE,
-        causal=case.s_q > 1,  # a single new token sees every key
-        sm_scale=first.sm_scale,
-        q_data_type=first.q.dtype,
-        kv_data_type=first.kv_cache.dtype,
-    )
+        _starts(case, case.s_q, device), _starts(case, pages.shape[1], device), pages.flatten(), first.seq_lens,
+        num_heads=case.heads, head_dim_ckv=RANK, head_dim_kpe=ROPE, page_size=PAGE_SIZE, causal=causal,
+        sm_scale=first.sm_scale, q_data_type=first.q.dtype, kv_data_type=first.kv_cache.dtype,
+    )  # fmt: skip
 
     def prepare_call(problem: Problem) -> Call:
         q = problem.q.flatten(0, 1)  # [batch * s_q, heads, 576]
@@ -166,9 +149,9 @@ def _probe_sglang(device: torch.device) -> str:
 
 
 def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
-    """Its Triton kernel, set up as ``TritonAttnBackend`` of its server does (srt/layers/attention/triton_backend.py).
+    """Its Triton kernel, set up as its server does (``TritonAttnBackend`` in srt/layers/attention/triton_backend.py).
 
-    The server's splits are limited by the longest context that it was started for, here the case's own.
+    The longest context for which a server is started limits its splits; here that is the case's own.
     """
     _refuse_fp8(case)
     if case.s_q > 1:
@@ -178,9 +161,10 @@ def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
     attend = _load(f"{SGLANG}.decode_attention", "sglang").decode_attention_fwd
     choose_splits = _load(f"{SGLANG}.metadata", "sglang").get_num_kv_splits_triton
     first, device = problems[0], problems[0].q.device
-    on_gpu = device.type == "cuda"
-    num_sms = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
-    dependent_launch = on_gpu and torch.cuda.get_device_capability(device)[0] >= 9  # is_arch_support_pdl()
+    num_sms, use_pdl = 1, False
+    if device.type == "cuda":
+        num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+        use_pdl = torch.cuda.get_device_capability(device)[0] >= 9  # is_arch_support_pdl()
     # _mla_decode_kv_splits_cap(), with the server's default of 8 splits
     max_splits = max(8, min(next_power_of_2(num_sms), next_power_of_2(-(-case.context // 32))))
     num_splits = torch.empty(case.batch, dtype=torch.int32, device=device)
@@ -200,7 +184,7 @@ def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
         def call() -> Tensor:
             attend(
                 q, keys, keys[..., :RANK], out, *tokens, partial_out, partial_lse, num_splits, max_splits,
-                problem.sm_scale, 1.0, 1.0, has_mla=True, use_pdl=dependent_launch,
+                problem.sm_scale, 1.0, 1.0, has_mla=True, use_pdl=use_pdl,
             )  # fmt: skip
             return out.unsqueeze(1)
 
@@ -219,7 +203,7 @@ def _probe_transformers(device: torch.device) -> str:
 
 @torch.no_grad()
 def _prepare_transformers(case: Case, problems: list[Problem]) -> Prepared:
-    """A whole layer of DeepSeek-V3's sizes with some of its heads; ours, absorbed, has the same weights and cache."""
+    """A layer of DeepSeek-V3's sizes with some of its heads, held to ours, absorbed, of the same weights and cache."""
     _refuse_fp8(case)
     if case.s_q > 1:
         raise Unsupported("more than one new token: without a mask sdpa aligns the first with the first key")
@@ -248,7 +232,7 @@ def _prepare_transformers(case: Case, problems: list[Problem]) -> Prepared:
 
     def prepare_call(problem: Problem, new: Tensor) -> Call:
         c_kv, k_pe = _rows(case, problem)[:, None, :-1].split((RANK, ROPE), dim=-1)
-        k_pe = torch.cat((k_pe[..., 0::2], k_pe[..., 1::2]), dim=-1)  # pairs rotated, it stores them as halves
+        k_pe = torch.cat((k_pe[..., 0::2], k_pe[..., 1::2]), dim=-1)  # it caches rotated pairs as two halves
         cache = transformers.DynamicCache(config=hf_config)
         cached = cache.update(c_kv, k_pe, 0)
 
