@@ -18,7 +18,6 @@ from mla_edu.config import MLAConfig
 from mla_edu.kernels import reference
 from mla_edu.kernels.api import mla_decode
 from mla_edu.kernels.problems import Problem
-from mla_edu.kernels.tiles import next_power_of_2
 
 # Gives out [batch, s_q, heads, 512], and the natural log-sum-exp [batch, heads, s_q] in fp32 where the kernel has it;
 # a whole layer gives its own output.
@@ -160,6 +159,7 @@ def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
         raise Unsupported("bf16 on a CPU: Triton's interpreter multiplies the bit patterns")
     attend = _load(f"{SGLANG}.decode_attention", "sglang").decode_attention_fwd
     choose_splits = _load(f"{SGLANG}.metadata", "sglang").get_num_kv_splits_triton
+    next_power_of_2 = _load("triton", "triton").next_power_of_2
     first, device = problems[0], problems[0].q.device
     num_sms, use_pdl = 1, False
     if device.type == "cuda":
