@@ -106,7 +106,7 @@ function bars(machine, sizes, choice) {
   };
   const list = h(
     "dl",
-    { class: "mla-measured-bars" },
+    {},
     ...taken.map(([name, time], i) => row(name, i ? "peer" : "ours", time)),
     row(limit_label(machine, sizes, choice), "limit", limit),
   );
@@ -139,8 +139,8 @@ function render({ model, el }) {
   const prefix = `mla-measured-${++views}`;
   const note = h("p", { class: "mla-part-note", role: "status" });
   const summary = h("p", { class: "mla-part-summary", "aria-live": "polite" });
-  const chart = h("div");
-  const answers = h("dl", { class: "mla-measured-numbers" });
+  const chart = h("div", { class: "mla-measured-bars" });
+  const answers = h("dl");
   const about = h("p", { class: "mla-part-quiet mla-measured-about" });
 
   const present = () => machines.find(({ name }) => name === model.get("machine"));
@@ -196,7 +196,7 @@ function render({ model, el }) {
     note,
     summary,
     chart,
-    answers,
+    h("div", { class: "mla-measured-numbers" }, answers),
     about,
   );
   return live({ model, el, root, paint, settings: ["machine", ...SETTINGS] });

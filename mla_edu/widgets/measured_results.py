@@ -12,7 +12,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from mla_edu.bench.grid import FLOPS_PER_SCORE, LAYER, RANK, ROPE, Case
+from mla_edu.bench.grid import FLOPS_PER_SCORE, LAYER, Case
 from mla_edu.bench.results import Limits, Results
 from mla_edu.cost import BYTES_PER_NUMBER, kv_cache_bytes
 from mla_edu.widgets.measured_board import START, Choice, board, digits, size, step_key
@@ -22,7 +22,7 @@ SIZES = {
     "token_bytes": {
         dtype: kv_cache_bytes(LAYER, 1, dtype="fp8_mla" if dtype == "fp8" else dtype) for dtype in BYTES_PER_NUMBER
     },
-    "row_bytes": 2 * (RANK + ROPE + RANK),
+    "row_bytes": 2 * (2 * LAYER.kv_lora_rank + LAYER.qk_rope_head_dim),
     "flops_per_score": FLOPS_PER_SCORE,
     "bytes_per_number": BYTES_PER_NUMBER,
 }

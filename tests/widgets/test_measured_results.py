@@ -1,18 +1,17 @@
 """The measured results in Python: nothing measured but what files say, the files' own numbers, checked settings."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from mla_edu.bench.grid import GRID, Case, cases
-from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources
+from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources, layer_steps
 from mla_edu.models import get_gpu, list_gpus
 from mla_edu.widgets import MeasuredResults
 from mla_edu.widgets.measured_board import board
 from mla_edu.widgets.measured_results import nearest, pace, quantities, sentence, times
 
-LAYER_STEPS = json.loads((Path(__file__).parents[2] / "benchmarks/results/decode_step_cpu.json").read_text())
+LAYER_STEPS = layer_steps()
 LIMITS = Limits(copy_bytes_per_s=4e12, matmul_flop_per_s=8e14)
 TIMED = Case(heads=16, s_q=1, context=65536, batch=32, dtype="bf16")
 FULL = Case(heads=16, s_q=1, context=65536, batch=128, dtype="bf16")
