@@ -6,6 +6,9 @@ that whatever else the machine does falls on all alike. Prints a table and write
 float32 comes first, since every CPU multiplies it at full speed; bfloat16 is fast only where the CPU has units for it
 (AMX or AVX512-BF16), and there the two are far apart.
 
+The three products and sums over the cache that an absorbed step consists of, beside its projections, are timed on
+their own as well, to see where its time goes.
+
 The limit is the larger of two times: the cache read once at the bandwidth of copying as many bytes, and the
 multiply-adds of the step done at the rate of a large matrix product, both measured in the same rounds. A second limit
 adds the weights to what is read.
@@ -33,7 +36,7 @@ from mla_edu.testing import relative_error
 
 RESULTS = Path(__file__).with_name("results") / "decode_step_cpu.json"
 CACHED_TOKENS = (1024, 4096, 16384)
-ROUNDS, REPEATS = 5, 3
+ROUNDS, REPEATS = 9, 3
 MATMUL_SIZE = 1536
 
 # DeepSeek-V2-Lite.
@@ -105,6 +108,19 @@ def our_step(layer: MultiHeadLatentAttention, cache: LatentCache, hidden_states:
     return step
 
 
+def part_steps(rows: Tensor) -> dict[str, Callable]:
+    """What an absorbed step does with the cache rows, each part on inputs of the right shape."""
+    queries = torch.randn(CONFIG.num_attention_heads, rows.shape[1]).to(rows.dtype)
+    latents = rows[:, : CONFIG.kv_lora_rank]
+    scores = queries @ rows.T * CONFIG.qk_head_dim**-0.5
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(rows.dtype)
+    return {
+        "scores": lambda: queries @ rows.T,
+        "softmax": lambda: scores.softmax(dim=-1, dtype=torch.float32).to(rows.dtype),
+        "weighted_sum": lambda: weights @ latents,
+    }
+
+
 def measure(num_cached: int, dtype: torch.dtype) -> dict[str, float]:
     torch.manual_seed(0)
     layer = MultiHeadLatentAttention(CONFIG, dtype=dtype)
@@ -117,6 +133,7 @@ def measure(num_cached: int, dtype: torch.dtype) -> dict[str, float]:
         "absorbed": our_step(layer, cache, hidden_states, "absorbed"),
         "expanded": our_step(layer, cache, hidden_states, "expanded"),
         "transformers": transformers_step(layer.state_dict(), hidden_states, c_kv, k_pe),
+        **part_steps(cache.rows[0]),
         "copy": copy_step(cache.rows),
         "matmul": matmul_step(dtype),
     }
@@ -142,6 +159,7 @@ def measure(num_cached: int, dtype: torch.dtype) -> dict[str, float]:
         "absorbed_ms": 1e3 * times["absorbed"],
         "expanded_ms": 1e3 * times["expanded"],
         "transformers_ms": 1e3 * times["transformers"],
+        **{f"{name}_ms": 1e3 * times[name] for name in ("scores", "softmax", "weighted_sum")},
         "absorbed_speedup": times["transformers"] / times["absorbed"],
         "expanded_speedup": times["transformers"] / times["expanded"],
         "largest_relative_error": max(errors.values()),
@@ -149,6 +167,8 @@ def measure(num_cached: int, dtype: torch.dtype) -> dict[str, float]:
         "matmul_gmac_per_s": rate / 1e9,
         "limit_ms": 1e3 * limit,
         "fraction_of_limit": limit / times["absorbed"],
+        "cache_bytes": cache_bytes,
+        "weight_bytes": weight_bytes,
         "limit_with_weights_ms": 1e3 * limit_with_weights,
         "fraction_of_limit_with_weights": limit_with_weights / times["absorbed"],
     }

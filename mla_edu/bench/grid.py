@@ -10,7 +10,8 @@ from mla_edu.cost import attention_macs_per_score, kv_cache_bytes
 from mla_edu.models import get_model
 
 LAYER = get_model("deepseek-v3").config  # a latent of 512 and 64 rotary numbers, as in all of DeepSeek's models
-RANK, ROPE = LAYER.kv_lora_rank, LAYER.qk_rope_head_dim
+RANK = LAYER.kv_lora_rank
+ROPE = LAYER.qk_rope_head_dim
 FLOPS_PER_SCORE = 2 * attention_macs_per_score(LAYER, "absorbed") // LAYER.num_attention_heads
 PAGE_SIZE = 64
 Dtype = Literal["bf16", "fp16", "fp8"]

@@ -38,6 +38,19 @@ def test_layers_that_disagree_are_not_timed(decode_step, monkeypatch):
         decode_step.measure(100, torch.float32)
 
 
+def test_parts_are_those_of_an_absorbed_step(decode_step):
+    rows = torch.randn(100, 576)
+    scores, softmax, weighted_sum = (part() for part in decode_step.part_steps(rows).values())
+    torch.testing.assert_close(softmax, (scores * 192**-0.5).softmax(dim=-1))
+    torch.testing.assert_close(weighted_sum, softmax @ rows[:, :512])
+
+
+def test_parts_take_no_longer_than_the_step_that_they_belong_to(decode_step):
+    results = json.loads(SCRIPT.with_name("results").joinpath("decode_step_cpu.json").read_text())
+    for row in results["steps"]:
+        assert sum(row[f"{part}_ms"] for part in ("scores", "softmax", "weighted_sum")) < row["absorbed_ms"]
+
+
 def test_the_committed_results_say_where_they_were_measured():
     results = json.loads(SCRIPT.with_name("results").joinpath("decode_step_cpu.json").read_text())
     assert {"cpu", "threads"} <= results["hardware"].keys()
