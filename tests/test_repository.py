@@ -1,7 +1,6 @@
 """The repository's files agree with each other: versions, addresses, pins, licences, links, and the two commands."""
 
 import ast
-import json
 import os
 import re
 import shutil

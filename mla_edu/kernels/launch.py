@@ -17,7 +17,7 @@ from mla_edu.kernels.tiles import (
     choose_tiles,
     matrix_unit,
     next_power_of_2,
-    shared_bytes,
+    programs_per_multiprocessor,
 )
 
 INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
@@ -120,8 +120,8 @@ def decode(
     min_split = tiles.block_n
     if num_splits is None:
         arch, shared_limit, num_sms = device_limits(q.device)
-        dtype = DTYPES[kv_cache.dtype]
-        per_sm = max(1, shared_limit // shared_bytes(tiles, matrix_unit(arch), kv_lora_rank, rope, dtype))
+        shape = (matrix_unit(arch), kv_lora_rank, rope, DTYPES[kv_cache.dtype])
+        per_sm = programs_per_multiprocessor(tiles, *shape, shared_limit)
         num_splits = choose_num_splits(num_programs, block_table.shape[1] * page_size, num_sms * per_sm)
         min_split = MIN_SPLIT
 

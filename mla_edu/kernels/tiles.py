@@ -4,6 +4,7 @@ The candidates are those that compile without spilling registers; the shared mem
 sizes. ``mla_edu.kernels.offline`` compiles them, and a test holds the formula and the limits to what comes out.
 """
 
+import functools
 from dataclasses import dataclass
 
 # Per architecture: shared memory that one block may have, in bytes (CUDA C++ Programming Guide, "Technical
@@ -106,6 +107,22 @@ def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: i
     return queries + max(tiles.num_stages - 1, 1) * tile + weights
 
 
+def programs_per_multiprocessor(
+    tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: int, dtype: str, shared_limit: int
+) -> int:
+    """How many programs of stage 1 run on one multiprocessor at a time: as many as registers and shared memory hold.
+
+    The compiler takes 100 registers a thread where the accumulator takes 32 of them, and else more than half of the
+    256 that there are for each of 256 threads: then a second program waits, however little shared memory it needs.
+    """
+    piece, _ = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
+    accumulator = tiles.block_h * piece / (32 * tiles.num_warps)
+    if unit == "mfma" or tiles.chunked or accumulator > 32:
+        return 1
+    shared = shared_bytes(tiles, unit, kv_lora_rank, qk_rope_head_dim, dtype)
+    return max(1, min(2, shared_limit // shared))
+
+
 def candidates(unit: str, dtype: str) -> list[Tiles]:
     """All tiles for one kind of matrix unit and one dtype, in order of preference."""
     if dtype == "fp32":
@@ -113,6 +130,7 @@ def candidates(unit: str, dtype: str) -> list[Tiles]:
     return FP8[unit] if dtype == "fp8" else CHUNKED[unit] + WHOLE[unit]
 
 
+@functools.cache
 def choose_tiles(
     arch: str, *, num_rows: int, kv_lora_rank: int, qk_rope_head_dim: int, dtype: str, shared_limit: int | None = None
 ) -> Tiles:
@@ -158,6 +176,7 @@ def choose_tiles(
 MIN_SPLIT = 128  # tokens that are worth a partial result of their own
 
 
+@functools.cache
 def choose_num_splits(num_programs: int, max_len: int, num_slots: int) -> int:
     """Splits per sequence, from what the host knows: no length is read back.
 
@@ -173,4 +192,5 @@ def choose_num_splits(num_programs: int, max_len: int, num_slots: int) -> int:
     busy = [
         splits * num_programs / (-(-splits * num_programs // num_slots) * num_slots) for splits in range(1, most + 1)
     ]
-    return next(splits for splits, share in enumerate(busy, 1) if share >= 0.9 * max(busy))
+    enough = 0.9 * max(busy)
+    return next(splits for splits, share in enumerate(busy, 1) if share >= enough)

@@ -4,12 +4,20 @@ import sys
 
 import pytest
 
-from mla_edu.kernels.offline import ARCHITECTURES, compile_report, compile_reports
-from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, matrix_unit, shared_bytes
+from mla_edu.kernels.offline import ARCHITECTURES, MULTIPROCESSOR, compile_report, compile_reports
+from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, matrix_unit, programs_per_multiprocessor, shared_bytes
 
 pytest.importorskip("triton")
 GATE = [(arch, "fp16" if arch == "sm_75" else "bf16", heads, 1) for arch in ARCHITECTURES for heads in (16, 128)]
-MORE = [("sm_90", "bf16", 16, 4), ("sm_90", "fp8", 128, 1), ("sm_90", "fp8", 16, 1), ("sm_86", "fp8", 16, 1)]
+MORE = [
+    ("sm_90", "bf16", 16, 4),
+    ("sm_90", "bf16", 32, 1),
+    ("sm_100", "bf16", 32, 1),
+    ("sm_80", "bf16", 32, 1),
+    ("sm_90", "fp8", 128, 1),
+    ("sm_90", "fp8", 16, 1),
+    ("sm_86", "fp8", 16, 1),
+]
 MORE += [("sm_86", "fp32", 16, 1)]
 INSTRUCTIONS = {"fma": None, "mma": "HMMA", "wgmma": "HGMMA", "tcgen05": "UTCHMMA", "mfma": "MFMA"}
 
@@ -42,6 +50,16 @@ def test_shared_memory_is_foreseen(reports, request_):
     """Else a tile is chosen that the GPU then refuses."""
     report, (arch, dtype, *_) = reports[request_], request_
     assert report.shared_bytes <= shared_bytes(report.tiles, matrix_unit(arch), 512, 64, dtype)
+
+
+@pytest.mark.parametrize("request_", GATE + MORE, ids=lambda request: "-".join(map(str, request)))
+def test_programs_that_fit_at_a_time_are_foreseen(reports, request_):
+    """Else sequences are cut into splits for places that are not there."""
+    report, (arch, dtype, *_) = reports[request_], request_
+    _, warps = MULTIPROCESSOR[arch]
+    fit = round(report.occupancy * warps / report.tiles.num_warps)
+    foreseen = programs_per_multiprocessor(report.tiles, matrix_unit(arch), 512, 64, dtype, SHARED_LIMIT[arch])
+    assert foreseen == fit
 
 
 def test_another_tile_can_be_tried():
