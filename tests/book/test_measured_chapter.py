@@ -1,0 +1,76 @@
+"""Chapter 16 is made from what lies in benchmarks/results: a GPU with a file is shown, and none where there is none."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+import mla_edu.bench.results
+from mla_edu.bench.grid import GRID, cases
+from mla_edu.bench.results import LAYER_STEPS, MEASURED, Limits, Machine, Measurement, Results, kernel_sources
+
+CHAPTER = Path(__file__).resolve().parents[2] / "book" / "16-measured.ipynb"
+
+
+def synthetic_results() -> Results:
+    """Ours reaches half of the limit everywhere, SGLang a quarter, eager is out of memory."""
+    limits = Limits(copy_bytes_per_s=4e12, matmul_flop_per_s=8e14)
+    measurements = []
+    for case in cases(GRID):
+        least = limits.microseconds(case)
+        for kernel, factor in {"ours": 2, "sglang": 4}.items():
+            measurements.append(Measurement(case=case, kernel=kernel, microseconds=factor * least, spread=0, error=0))
+        measurements.append(Measurement(case=case, kernel="eager", why_not="out of memory"))
+    return Results(
+        machine=Machine(name="Test GPU", multiprocessors=9, memory_bytes=10**9, l2_bytes=10**6, driver="1.2"),
+        versions={"torch": "2.13.0"},
+        date="2026-01-02",
+        sources=kernel_sources(),
+        toy=False,
+        limits=limits,
+        kernels={"ours": "1", "flashinfer-fa3": "not installed", "sglang": "1", "eager": "1"},
+        measurements=measurements,
+    )
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """What each code cell prints and shows, run with the results of a GPU that does not exist."""
+    folder = tmp_path_factory.mktemp("measured")
+    shutil.copy(MEASURED / LAYER_STEPS, folder)
+    synthetic_results().write(folder)
+    outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mla_edu.bench.results, "MEASURED", folder)
+        shell = InteractiveShell()
+        for cell in nbformat.read(CHAPTER, as_version=4).cells:
+            if cell.cell_type == "code" and "%pip" not in cell.source:
+                with capture_output() as captured:
+                    result = shell.run_cell(cell.source)
+                result.raise_error()
+                outputs.append(captured.stdout)
+    return outputs
+
+
+def test_the_page_names_the_gpu_and_its_kernel(shown):
+    assert "Test GPU, 2026-01-02: this kernel\n  320 cases; torch 2.13.0" in shown[0]
+    assert not any("not measured yet" in output for output in shown if "a whole layer" not in output)
+
+
+def test_the_table_has_each_case_with_share_and_ratios(shown):
+    (table,) = [output for output in shown if "sequences x tokens" in output and "eager" in output]
+    rows = [line.split() for line in table.splitlines() if line.startswith("Test GPU")]
+    assert len(rows) == 8
+    assert all("50%" in row and "2.00x" in row for row in rows)
+
+
+def test_the_goals_are_judged(shown):
+    (table,) = [output for output in shown if "of the copy's bandwidth" in output]
+    assert "worst" in table and "0 of " in table
+
+
+def test_the_figure_has_its_points(shown):
+    assert any("320 points, one for each measured case" in output for output in shown)
