@@ -63,6 +63,35 @@ def test_product_counts_multiplications_and_additions(monkeypatch):
     assert matmul_flop_per_s(10, torch.float32, CPU) == 1e9
 
 
+def test_a_gpu_is_timed_by_events_around_the_call_alone(monkeypatch):
+    happened = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            happened.append("event")
+            self.place = len(happened)
+
+        def elapsed_time(self, end):  # milliseconds
+            assert happened[-1] == "synchronized"
+            return (end.place - self.place) / 1e3
+
+    class Flush:
+        device = "cuda:3"
+
+        def zero_(self):
+            happened.append("flush")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append("synchronized"))
+    calls = [lambda: happened.append("a"), lambda: happened.append("b")]
+    assert clock._times_on_gpu(calls, Flush(), 3) == [2, 2, 2]
+    timed = ["flush", "event", "a", "event", "flush", "event", "b", "event", "flush", "event", "a", "event"]
+    assert happened == [*timed, "synchronized"]
+
+
 @needs_gpu
 def test_captured_calls_each_work_on_their_own_input():
     device = torch.device("cuda")
