@@ -54,11 +54,18 @@ def test_a_part_is_measured_and_leaves_the_file_alone(asked, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_answers_fail_the_command_and_write_nothing(asked, tmp_path):
-    asked.answer = "wrong: out is off by 3"
+@pytest.mark.parametrize("answer", ["wrong: out is off by 3", "failed: RuntimeError: CUDA error"])
+def test_wrong_answers_fail_the_command_and_write_nothing(asked, tmp_path, answer):
+    asked.answer = answer
     result = command("--results", str(tmp_path))
-    assert result.exit_code == 2 and "ours is wrong in 320 cases, first: heads 16" in result.stderr
-    assert not list(tmp_path.iterdir())
+    assert result.exit_code == 2 and "ours is wrong or fails in 320 cases, first heads 16" in result.stderr
+    assert answer in result.stderr and not list(tmp_path.iterdir())
+
+
+def test_cases_without_memory_or_time_are_no_fault(asked, tmp_path):
+    asked.answer = "out of memory"
+    assert command("--results", str(tmp_path)).exit_code == 0
+    assert not read_results(tmp_path / "test-gpu.json").times()
 
 
 def test_gpu_without_bf16_is_measured_in_fp16(asked, monkeypatch):
