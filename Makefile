@@ -4,7 +4,7 @@ PYTHON ?= python3
 NOTEBOOKS ?=
 GRID ?=
 BIN := .venv/bin
-GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py tests/bench/test_clock.py
+GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py
 INDEX := _build/html/index.html
 SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
 	$(shell find book mla_edu -type f ! -path '*/__pycache__/*' ! -path '*/.*' 2>/dev/null)
@@ -35,10 +35,11 @@ test: lint book ## Run every check: style, package, notebooks, rendered pages
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
 
 test-gpu: need-gpu ## Run the kernel tests on this machine's GPU
-	@TRITON_INTERPRET=0 $(BIN)/python -m pytest $(GPU_TESTS)
+	@TRITON_INTERPRET=0 $(BIN)/python -m pytest $(GPU_TESTS) tests/bench/test_clock.py
 
 bench-gpu: need-gpu ## Test and time the kernel on this machine's GPU; a part only: GRID="heads=16 dtype=fp8"
-	@start=$$(date +%s) && TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(GPU_TESTS) && \
+	@start=$$(date +%s) && TRITON_INTERPRET=0 $(BIN)/python -m pytest -q tests/bench/test_clock.py && \
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(GPU_TESTS) && \
 	TRITON_INTERPRET=0 $(BIN)/python benchmarks/decode_kernel.py \
 		--seconds $$((start + 540 - $$(date +%s))) $(GRID)
 

@@ -227,12 +227,12 @@ def bench(
     console = Console()
     console = Console(width=max(console.width, 120), highlight=False, soft_wrap=True)
     print_report(found, console)
+    if results is not None and not parts:
+        console.print(f"written to {found.write(results)}")
     ours = [each for each in found.measurements if each.kernel == "ours" and each.why_not]
     if faults := [each for each in ours if each.why_not.startswith(("wrong", "failed"))]:
         first = f"{faults[0].case}: {faults[0].why_not}"
-        raise _fail(ValueError(f"ours is wrong or fails in {len(faults)} cases, first {first}; nothing was written"))
-    if results is not None and not parts:
-        console.print(f"written to {found.write(results)}")
+        raise _fail(ValueError(f"ours is wrong or fails in {len(faults)} cases, first {first}"))
 
 
 def parse_part(text: str, axes: dict[str, Any]) -> tuple[str, list[int] | list[str]]:

@@ -164,7 +164,7 @@ def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
     num_sms, use_pdl = 1, False
     if device.type == "cuda":
         num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-        use_pdl = torch.cuda.get_device_capability(device)[0] >= 9  # is_arch_support_pdl()
+        use_pdl = not torch.version.hip and torch.cuda.get_device_capability(device)[0] >= 9  # is_arch_support_pdl()
     # _mla_decode_kv_splits_cap(), with the server's default of 8 splits
     max_splits = max(8, min(next_power_of_2(num_sms), next_power_of_2(-(-case.context // 32))))
     num_splits = torch.empty(case.batch, dtype=torch.int32, device=device)

@@ -28,6 +28,7 @@ def print_report(results: Results, console: Console) -> None:
     console.print(
         f"copy {limits.copy_bytes_per_s / 1e9:,.0f} GB/s, product {limits.matmul_flop_per_s / 1e12:,.1f} TFLOP/s"
     )
+    console.print(f"a call that does next to nothing shows {results.floor_microseconds:.1f} µs")
     if results.toy:
         console.print("A toy run: the answers were checked, the times mean nothing.", style="bold")
         return

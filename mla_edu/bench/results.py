@@ -54,7 +54,7 @@ class Measurement(_Record):
     kernel: str
     microseconds: float | None = Field(default=None, gt=0)  # median
     spread: float | None = None  # middle half of the times, as a share of the median
-    error: float | None = None  # of the output, relative in the 2-norm, checked before timing
+    error: float | None = None  # the output's largest, relative to its largest number; checked before timing
     why_not: str | None = None
 
     @model_validator(mode="after")
@@ -83,6 +83,7 @@ class Results(_Record):
     sources: str  # ``kernel_sources()`` of the kernels that ran
     toy: bool  # interpreted, at toy size: the times mean nothing
     limits: Limits
+    floor_microseconds: float = Field(ge=0)  # what the clock shows for a call that does next to nothing
     kernels: dict[str, str]  # each one's version, or why it did not run
     measurements: list[Measurement]
 

@@ -15,10 +15,10 @@ from rich.progress import track
 from torch import Tensor
 
 import mla_edu
-from mla_edu.bench.clock import copy_bytes_per_s, l2_bytes, matmul_flop_per_s, time_calls
+from mla_edu.bench.clock import copy_bytes_per_s, floor_microseconds, l2_bytes, matmul_flop_per_s, record, time_calls
 from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
-from mla_edu.bench.peers import PEERS, Peer, Unsupported
-from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources
+from mla_edu.bench.peers import PEERS, Unsupported
+from mla_edu.bench.results import OURS, Limits, Machine, Measurement, Results, kernel_sources
 from mla_edu.cache.fp8 import pack_fp8
 from mla_edu.kernels import reference
 from mla_edu.kernels.problems import Problem, check_answer
@@ -26,23 +26,28 @@ from mla_edu.testing import relative_error
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # of the queries
 LAYER_BOUND = 0.05  # relative error of a whole layer in 16 bit
+CACHED_SIZE = 0.1  # standard deviation of a cached number
 LARGE = 2**30  # a cache of so many bytes cannot stay in any chip's; two sets of inputs are enough then
 
 
 def make_problems(case: Case, device: torch.device, count: int) -> list[Problem]:
-    """``count`` decode steps on one shuffled block table; what lies behind the last token of a page is NaN."""
+    """``count`` decode steps on one shuffled block table; what lies behind the last token of a page is NaN.
+
+    Cached numbers are as large as those of FlashMLA's tests, from which the bounds come, and the scale makes up for it.
+    """
     rng = torch.Generator(device).manual_seed(0)
     pages = -(-case.context // PAGE_SIZE)
     table = torch.randperm(case.batch * pages, generator=rng, device=device).int().view(case.batch, pages)
     lens = torch.full((case.batch,), case.context, dtype=torch.int32, device=device)
     tail = (table[:, -1].long(), slice((case.context - 1) % PAGE_SIZE + 1, None))
+    scale = LAYER.qk_head_dim**-0.5 / CACHED_SIZE
 
     def make_problem() -> Problem:
         shape = (case.batch, case.s_q, case.heads, RANK + ROPE)
         q = torch.randn(shape, generator=rng, device=device).to(DTYPES[case.dtype])
         cache = _random_pages(table.numel(), case, rng, device)
         cache[tail] = 0xFF if case.dtype == "fp8" else torch.nan  # bytes 0xFF are NaN in e4m3, bf16 and fp32
-        return Problem(q, cache, table, lens, kv_lora_rank=RANK, sm_scale=LAYER.qk_head_dim**-0.5, causal=True)
+        return Problem(q, cache, table, lens, kv_lora_rank=RANK, sm_scale=scale, causal=True)
 
     return [make_problem() for _ in range(count)]
 
@@ -53,52 +58,72 @@ def _random_pages(num_pages: int, case: Case, rng: torch.Generator, device: torc
         width, dtype = case.cache_bytes // (case.batch * case.context), torch.uint8
     cache = torch.empty(num_pages, PAGE_SIZE, width, dtype=dtype, device=device)
     for pages in cache.split(2**12):  # in pieces, since random numbers come in float32
-        rows = torch.randn(*pages.shape[:2], RANK + ROPE, generator=rng, device=device)
+        rows = CACHED_SIZE * torch.randn(*pages.shape[:2], RANK + ROPE, generator=rng, device=device)
         pages.copy_(pack_fp8(rows, RANK) if case.dtype == "fp8" else rows)
     return cache
 
 
+class DeviceLost(Exception):
+    """The GPU answers nothing any more: what was measured stands, and no more can be."""
+
+
 def measure(case: Case, names: Sequence[str], device: torch.device, fewest: int) -> Iterator[Measurement]:
-    """Each kernel in turn: prepared, checked, timed; or why not."""
+    """Each kernel in turn: prepared, recorded, checked, timed; or why not.
+
+    Raises:
+        DeviceLost: after an error from which the GPU does not recover.
+    """
     try:
         problems = make_problems(case, device, 3 if case.cache_bytes < LARGE else 2)
         first = problems[0]
         expected = reference.decode(first.q.float(), *first.tensors[1:], **first.options)
-    except torch.cuda.OutOfMemoryError:
-        yield from (Measurement(case=case, kernel=name, why_not="out of memory") for name in names)
+    except Exception as error:
+        why_not = _why_not(error, device)
+        yield from (Measurement(case=case, kernel=name, why_not=why_not) for name in names)
         return
     for name in names:
-        yield _measure(name, PEERS[name], case, problems, expected, device, fewest)
-        gc.collect()
+        try:
+            yield _measure(name, case, problems, expected, device, fewest)
+        except Exception as error:  # whatever a library raises: the others are still measured
+            yield Measurement(case=case, kernel=name, why_not=_why_not(error, device))
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _measure(
     name: str,
-    peer: Peer,
     case: Case,
     problems: list[Problem],
     expected: tuple[Tensor, Tensor],
     device: torch.device,
     fewest: int,
 ) -> Measurement:
-    try:
-        calls, own = peer.prepare(case, problems)
-        answer, *_ = [call() for call in calls]
-        error = _error(answer, expected) if own is None else _layer_error(answer, own)
-        timing = time_calls(calls, device, fewest)
-    except torch.cuda.OutOfMemoryError:
-        why_not = "out of memory"
-    except Unsupported as reason:
-        why_not = str(reason)
-    except AssertionError as reason:
-        why_not = f"wrong: {reason}"
-    except Exception as reason:  # whatever a library raises: the others are still measured
-        why_not = f"failed: {type(reason).__name__}: {str(reason).strip().splitlines()[0] if str(reason) else ''}"
-    else:
-        return Measurement(case=case, kernel=name, microseconds=timing.microseconds, spread=timing.spread, error=error)
-    return Measurement(case=case, kernel=name, why_not=why_not)
+    prepared = PEERS[name].prepare(case, problems)
+    calls = record(prepared.calls, device)
+    answer = calls[0]()
+    own = prepared.expected
+    error = _error(answer, expected) if own is None else _layer_error(answer, own)
+    timing = time_calls(calls, device, fewest)
+    return Measurement(case=case, kernel=name, microseconds=timing.microseconds, spread=timing.spread, error=error)
+
+
+def _why_not(error: Exception, device: torch.device) -> str:
+    """The reason in words. Frees what the error's traceback holds on to."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, Unsupported):
+        return first_line
+    error.__traceback__ = None
+    gc.collect()
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of memory"
+    if isinstance(error, AssertionError):
+        return f"wrong: {first_line}"
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except Exception:
+            raise DeviceLost(f"{type(error).__name__}: {first_line}") from None
+    return f"failed: {type(error).__name__}: {first_line}"
 
 
 def _error(answer: Tensor | tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
@@ -133,6 +158,17 @@ def describe(device: torch.device) -> Machine:
     )
 
 
+def _versions() -> dict[str, str]:
+    triton = metadata.packages_distributions().get("triton", [])  # ROCm's has another name
+    return {
+        "mla-edu": mla_edu.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": metadata.version(triton[0]) if triton else "not installed",
+        "cuda": torch.version.cuda or torch.version.hip or "none",
+    }
+
+
 def _probe(device: torch.device) -> tuple[dict[str, str], list[str]]:
     """What is known of each kernel: its version or why it does not run; and the names of those that run."""
     kernels, running = {}, []
@@ -145,8 +181,21 @@ def _probe(device: torch.device) -> tuple[dict[str, str], list[str]]:
     return kernels, running
 
 
+def _limits(device: torch.device, dtype: torch.dtype, toy: bool) -> Limits:
+    copied = 2**20 if toy else 2**32
+    if device.type == "cuda":
+        copied = min(copied, torch.cuda.mem_get_info(device)[0] // 4)
+    return Limits(
+        copy_bytes_per_s=copy_bytes_per_s(copied, device),
+        matmul_flop_per_s=matmul_flop_per_s(64 if toy else 8192, dtype, device),
+    )
+
+
 def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: float | None = None) -> Results:
-    """Measure the machine, then every kernel on every case.
+    """Measure the machine, every kernel on every case, and the machine again: the better of the two counts.
+
+    A kernel of others that fails is not tried again; one that is wrong, or has no memory, is. An interrupt from the
+    keyboard ends the run early, with what it has.
 
     Args:
         cases: in the order in which they are measured.
@@ -155,32 +204,40 @@ def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: floa
         seconds: no case starts later than so many seconds from now; those that are left out say so.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
+    machine, versions = describe(device), _versions()
     kernels, running = _probe(device)
     dtype = DTYPES[cases[0].dtype]
-    limits = Limits(
-        copy_bytes_per_s=copy_bytes_per_s(2**20 if toy else 2**32, device),
-        matmul_flop_per_s=matmul_flop_per_s(64 if toy else 8192, dtype, device),
-    )
-    measurements = []
+    limits, floor = _limits(device, dtype, toy), floor_microseconds(device)
+    measurements, failed, stopped = [], set(), None
     on_screen = {"console": Console(stderr=True), "disable": not sys.stderr.isatty(), "transient": True}
     for case in track(cases, "measuring", **on_screen):
-        if deadline is not None and time.monotonic() > deadline:
-            measurements += [Measurement(case=case, kernel=name, why_not="out of time") for name in running]
-        else:
-            measurements += measure(case, running, device, 2 if toy else 5)
+        names = [name for name in running if name not in failed]
+        found = [Measurement(case=case, kernel=name, why_not="failed before") for name in running if name in failed]
+        if stopped is None and deadline is not None and time.monotonic() > deadline:
+            stopped = "out of time"
+        if stopped is None:
+            try:
+                for each in measure(case, names, device, 2 if toy else 5):
+                    found.append(each)
+            except DeviceLost as error:
+                stopped = f"device lost: {error}"
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+        done = {each.kernel for each in found}
+        found += [Measurement(case=case, kernel=name, why_not=stopped) for name in names if name not in done]
+        failed |= {each.kernel for each in found if each.kernel != OURS and (each.why_not or "").startswith("failed:")}
+        measurements += found
+    if stopped is None or not stopped.startswith("device lost"):
+        again = _limits(device, dtype, toy)
+        limits = Limits(**{name: max(value, getattr(again, name)) for name, value in limits})
     return Results(
-        machine=describe(device),
-        versions={
-            "mla-edu": mla_edu.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "triton": metadata.version("triton"),
-            "cuda": torch.version.cuda or torch.version.hip or "none",
-        },
+        machine=machine,
+        versions=versions,
         date=datetime.now(UTC).date().isoformat(),
         sources=kernel_sources(),
         toy=toy,
         limits=limits,
+        floor_microseconds=floor,
         kernels=kernels,
         measurements=measurements,
     )

@@ -96,8 +96,8 @@ def _layer(layer_steps: dict[str, Any]) -> dict[str, Any]:
         "about": (
             f"Medians on {hardware['cpu']}, {hardware['threads']} threads, {hardware['instructions']}; "
             f"{_listed(layer_steps['versions'])}. A layer of DeepSeek-V2-Lite's size with all its projections, weights "
-            "in the cache's format. The limit is measured in the same run: the cache at the rate of a copy, or the "
-            "multiply-adds at the rate of a product; it leaves out reading the weights."
+            "in the cache's format; nothing is in the CPU's caches when a step begins. The limit is measured in the "
+            "same run: cached tokens and weights at the rate of a copy, or the multiply-adds at the rate of a product."
         ),
     }
 

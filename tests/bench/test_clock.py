@@ -1,10 +1,13 @@
 """The clock: what comes between two calls, how often each runs, what is counted."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from mla_edu.bench import clock
-from mla_edu.bench.clock import Timing, copy_bytes_per_s, l2_bytes, matmul_flop_per_s, time_calls
+from mla_edu.bench.clock import Timing, copy_bytes_per_s, matmul_flop_per_s, time_calls
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -25,19 +28,29 @@ def ticks(monkeypatch):
     return let
 
 
-def test_calls_take_turns_and_the_cache_is_overwritten_before_each(monkeypatch):
+def test_calls_take_turns_and_the_cache_is_filled_with_other_data_before_each(monkeypatch):
     happened = []
-    zero = torch.Tensor.zero_
+    add_up = torch.sum
 
-    def zero_and_tell(tensor):
+    def add_up_and_tell(tensor, **options):
         happened.append(tensor.nbytes)
-        return zero(tensor)
+        return add_up(tensor, **options)
 
-    monkeypatch.setattr(torch.Tensor, "zero_", zero_and_tell)
+    monkeypatch.setattr(torch, "sum", add_up_and_tell)
     monkeypatch.setattr(clock, "MOST", 5)
     time_calls([lambda: happened.append("a"), lambda: happened.append("b")], CPU, fewest=2)
-    assert set(happened[::2]) == {4 * l2_bytes(CPU)}
+    assert set(happened[::2]) == {2**26}
     assert happened[1::2] == ["a", "b", "a", "b", "a", "b", "a"]
+
+
+def test_four_times_the_l2_is_read_where_that_is_more(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(clock, "l2_bytes", lambda device: 2**25)
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda size, **options: sizes.append(4 * size) or ones(size, **options))
+    monkeypatch.setattr(clock, "MOST", 2)
+    time_calls([lambda: None], CPU, fewest=2)
+    assert sizes == [2**27]
 
 
 def test_median_and_spread_are_of_the_round_after_the_first(ticks):
@@ -54,12 +67,12 @@ def test_quick_calls_are_repeated_more_often(ticks, microseconds, repetitions):
 
 
 def test_copy_counts_reading_and_writing(monkeypatch):
-    monkeypatch.setattr(clock, "time_calls", lambda calls, device: calls[0]() is None or Timing(2.0, 0.0))
+    monkeypatch.setattr(clock, "time_calls", lambda calls, device: Timing(2.0, 0.0))
     assert copy_bytes_per_s(1000, CPU) == 1e9
 
 
 def test_product_counts_multiplications_and_additions(monkeypatch):
-    monkeypatch.setattr(clock, "time_calls", lambda calls, device: calls[0]() is None or Timing(2.0, 0.0))
+    monkeypatch.setattr(clock, "time_calls", lambda calls, device: Timing(2.0, 0.0))
     assert matmul_flop_per_s(10, torch.float32, CPU) == 1e9
 
 
@@ -78,27 +91,80 @@ def test_a_gpu_is_timed_by_events_around_the_call_alone(monkeypatch):
             assert happened[-1] == "synchronized"
             return (end.place - self.place) / 1e3
 
-    class Flush:
-        device = "cuda:3"
-
-        def zero_(self):
-            happened.append("flush")
-
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append("synchronized"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: happened.append("synchronized"))
     calls = [lambda: happened.append("a"), lambda: happened.append("b")]
-    assert clock._times_on_gpu(calls, Flush(), 3) == [2, 2, 2]
-    timed = ["flush", "event", "a", "event", "flush", "event", "b", "event", "flush", "event", "a", "event"]
+    assert clock._times_on_gpu(calls, lambda: happened.append("evict"), 3) == [2, 2, 2]
+    timed = ["evict", "event", "a", "event", "evict", "event", "b", "event", "evict", "event", "a", "event"]
     assert happened == [*timed, "synchronized"]
+
+
+class FakeGraphs:
+    """CUDA graphs as far as Python sees them: what happens, and which stream is the current one."""
+
+    def __init__(self, monkeypatch):
+        happened = self.happened = []
+        self.stream, fake = "own", self
+
+        class Graph:
+            def replay(self):
+                happened.append(f"replay {self.name}")
+
+        class Capture:
+            def __init__(self, graph, pool):
+                self.graph, graph.name = graph, len([each for each in happened if each == "capture"])
+                assert pool == "pool"
+
+            def __enter__(self):
+                happened.append("capture")
+                fake.stream = "capturing"
+
+            def __exit__(self, kind, error, traceback):
+                if kind is None:
+                    fake.stream = "own"
+
+        for name, value in {
+            "CUDAGraph": Graph,
+            "graph": Capture,
+            "graph_pool_handle": lambda: "pool",
+            "current_stream": lambda device: fake.stream,
+            "set_stream": lambda stream: setattr(fake, "stream", stream),
+            "synchronize": lambda device: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_each_call_runs_once_then_is_captured_and_only_replayed_from_then_on(monkeypatch):
+    graphs, runs = FakeGraphs(monkeypatch), []
+    calls = [lambda i=i: runs.append(i) or f"answer {i}" for i in range(3)]
+    recorded = clock.record(calls, torch.device("cuda"))
+    assert runs == [0, 1, 2, 0, 1, 2] and graphs.happened == ["capture"] * 3
+    assert [call() for call in recorded] == ["answer 0", "answer 1", "answer 2"]
+    assert len(runs) == 6 and graphs.happened[3:] == ["replay 0", "replay 1", "replay 2"]
+
+
+def test_a_capture_that_fails_gives_the_stream_back(monkeypatch):
+    graphs, runs = FakeGraphs(monkeypatch), []
+
+    def fails_when_captured():
+        runs.append(1)
+        if len(runs) > 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        clock.record([fails_when_captured], torch.device("cuda"))
+    assert graphs.stream == "own"
 
 
 @needs_gpu
 def test_captured_calls_each_work_on_their_own_input():
     device = torch.device("cuda")
     inputs = [torch.full((1000,), float(i), device=device) for i in range(3)]
-    outs = [torch.empty_like(x) for x in inputs]
-    time_calls([lambda x=x, out=out: torch.add(x, 1, out=out) for x, out in zip(inputs, outs, strict=True)], device)
-    assert [out.unique().item() for out in outs] == [1, 2, 3]
+    recorded = clock.record([lambda x=x: x + 1 for x in inputs], device)
+    time_calls(recorded, device)
+    for x in inputs:
+        x += 10  # what is replayed sees it
+    assert [call().unique().item() for call in recorded] == [11, 12, 13]
 
 
 @needs_gpu
@@ -106,3 +172,10 @@ def test_twice_the_bytes_take_about_twice_as_long():
     device = torch.device("cuda")
     one, two = (copy_bytes_per_s(size, device) for size in (2**28, 2**29))
     assert two == pytest.approx(one, rel=0.3)
+
+
+@needs_gpu
+def test_first_product_of_a_process_can_be_captured():
+    code = "import torch; from mla_edu.bench.clock import *; d = torch.device('cuda');"
+    code += "assert matmul_flop_per_s(1024, torch.float16, d) > 0"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mla_edu.bench import run as bench
+from mla_edu.bench.clock import Timing
 from mla_edu.bench.peers import PEERS, Peer, Prepared, Unsupported
+from mla_edu.bench.results import Limits
 from mla_edu.kernels import reference
 from mla_edu.kernels.problems import check_answer
 
@@ -66,6 +68,20 @@ def test_softmax_is_not_flat(case):
     assert lse.mean() > torch.tensor(150.0).log() + 0.5  # the log-sum-exp of equal scores of 0
 
 
+def test_a_kernel_that_rounds_its_weights_to_16_bit_is_right(case):
+    """As all do on a GPU; the interpreter does not."""
+    (problem,) = bench.make_problems(case(16, 150, batch=3), CPU, 1)
+    expected = reference.decode(problem.q.float(), *problem.tensors[1:], **problem.options)
+    for b, pages in enumerate(problem.block_table.long()):
+        rows = problem.kv_cache[pages].flatten(0, 1)[:150].float()
+        scores = problem.q[b, 0].float() @ rows.T * problem.sm_scale
+        weights = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+        out = weights.bfloat16().float() @ rows[:, :512] / weights.sum(dim=1, keepdim=True)
+        check_answer(
+            (out.bfloat16()[None, None], expected[1][b : b + 1]), (expected[0][b : b + 1], expected[1][b : b + 1])
+        )
+
+
 def test_answers_are_checked_before_any_is_timed(case, peers, monkeypatch):
     happened = []
     check, clock = check_answer, bench.time_calls
@@ -105,13 +121,40 @@ def test_wrong_answers_are_not_timed(case, peers, monkeypatch, mistake):
 
 def test_a_layer_is_held_to_its_own_expectation(case, peers):
     def layer(factor):
-        out = torch.randn(1, 1, 7, dtype=torch.bfloat16)
+        out = torch.linspace(-1, 1, 1001)
         return lambda case, problems: Prepared([lambda: factor * out], out)
 
-    peers(near=layer(1.01), far=layer(1.1))
-    near, far = run_on(case(3, 70)).measurements
-    assert near.error == pytest.approx(0.01, rel=0.3)
-    assert far.why_not.startswith("wrong: the layer's output is off by 0.")
+    peers(near=layer(1.04), far=layer(1.06), nan=layer(torch.nan))
+    near, far, nan = run_on(case(3, 70)).measurements
+    assert near.error == pytest.approx(0.04, rel=1e-3)
+    assert far.why_not == "wrong: the layer's output is off by 0.06"
+    assert nan.why_not == "wrong: the layer's output is off by inf"
+
+
+def test_every_input_is_timed_and_often_enough_on_a_gpu(case, peers, monkeypatch):
+    """A run that is no toy, as far as it can be followed without a GPU."""
+    asked = {}
+    monkeypatch.setattr(bench, "LARGE", 10**6)
+    monkeypatch.setattr(bench, "copy_bytes_per_s", lambda size, device: asked.setdefault("copy", size) and 1e9)
+    monkeypatch.setattr(bench, "matmul_flop_per_s", lambda *a: asked.setdefault("product", a) and 1e9)
+    monkeypatch.setattr(
+        bench,
+        "time_calls",
+        lambda calls, device, fewest: asked.setdefault("timed", []).append((len(calls), fewest)) or Timing(5.0, 0.1),
+    )
+    peers(ours=right)
+    results = bench.run([case(3, 150), case(3, 870)], CPU, toy=False)
+    assert asked["timed"] == [(3, 5), (2, 5)]
+    assert asked["copy"] == 2**32 and asked["product"] == (8192, torch.bfloat16, CPU)
+    assert [each.microseconds for each in results.measurements] == [5.0, 5.0] and not results.toy
+
+
+def test_the_better_of_two_measurements_of_the_machine_counts(case, peers, monkeypatch):
+    copies, products = iter([3e9, 2e9]), iter([5e9, 7e9])
+    monkeypatch.setattr(bench, "copy_bytes_per_s", lambda *a: next(copies))
+    monkeypatch.setattr(bench, "matmul_flop_per_s", lambda *a: next(products))
+    peers(ours=right)
+    assert run_on(case(3, 70)).limits == Limits(copy_bytes_per_s=3e9, matmul_flop_per_s=7e9)
 
 
 def test_every_failure_has_its_reason_and_stops_no_other(case, peers):
@@ -139,6 +182,60 @@ def test_every_failure_has_its_reason_and_stops_no_other(case, peers):
         "full": "out of memory",
         "last": None,
     }
+
+
+def test_a_failed_peer_is_not_tried_again_but_ours_is(case, peers):
+    tried = []
+
+    def fails(name):
+        def prepare(case, problems):
+            tried.append((name, case.context))
+            raise RuntimeError("no kernel image")
+
+        return prepare
+
+    peers(ours=fails("ours"), other=fails("other"), last=right)
+    results = run_on(case(3, 70), case(3, 90))
+    assert tried == [("ours", 70), ("other", 70), ("ours", 90)]
+    found = {(each.kernel, each.case.context): each.why_not for each in results.measurements}
+    assert found["other", 90] == "failed before" and found["ours", 90].startswith("failed: ")
+    assert found["last", 90] is None
+
+
+@pytest.mark.parametrize(
+    ("error", "why_not"),
+    [
+        (bench.DeviceLost("AcceleratorError: illegal"), "device lost: AcceleratorError: illegal"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_what_was_measured_stands_when_a_run_breaks_off(case, peers, monkeypatch, error, why_not):
+    def breaks(each_case, problems):
+        if each_case.context == 90:
+            raise error
+        return right(each_case, problems)
+
+    peers(ours=right, other=breaks, last=right)
+    monkeypatch.setattr(bench, "_why_not", lambda error, device: (_ for _ in ()).throw(error))
+    results = run_on(case(3, 70), case(3, 90), case(3, 80))
+    found = {(each.kernel, each.case.context): each.why_not for each in results.measurements}
+    assert [found[kernel, 70] for kernel in ("ours", "other", "last")] == [None] * 3
+    assert found["ours", 90] is None
+    left = [("other", 90), ("last", 90), ("ours", 80), ("other", 80), ("last", 80)]
+    assert [found[key] for key in left] == [why_not] * 5
+
+
+def test_an_error_after_which_the_gpu_is_silent_ends_the_run(monkeypatch):
+    def silent(device):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", silent)
+    with pytest.raises(bench.DeviceLost, match="RuntimeError: why"):
+        bench._why_not(RuntimeError("why\nand where"), gpu)
+    assert bench._why_not(torch.cuda.OutOfMemoryError("no"), gpu) == "out of memory"
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert bench._why_not(RuntimeError("why\nand where"), gpu) == "failed: RuntimeError: why"
 
 
 def test_inputs_that_do_not_fit_are_a_reason_too(case, peers, monkeypatch):

@@ -31,6 +31,7 @@ def synthetic_results() -> Results:
         sources=kernel_sources(),
         toy=False,
         limits=limits,
+        floor_microseconds=2.5,
         kernels={"ours": "1", "flashinfer-fa3": "not installed", "sglang": "1", "eager": "1"},
         measurements=measurements,
     )
