@@ -45,6 +45,11 @@ def test_a_table_aligns_numbers_and_escapes_text():
     assert '<td>a&lt;b</td><td class="number">70,272</td>' in result._repr_html_()
 
 
+def test_percentages_are_numbers_too():
+    assert '<td class="number">5%</td>' in table(["share"], [["5%"], ["100%"]])._repr_html_()
+    assert "<td>5%</td>" in table(["share"], [["5%"], ["all"]])._repr_html_()
+
+
 def test_a_ragged_table_is_refused():
     with pytest.raises(ValueError, match=r"row \['x'\] has 1 cells; expected 2"):
         table(["model", "bytes"], [["x"]])

@@ -50,6 +50,7 @@ def synthetic():
         sources=kernel_sources()[::-1],
         toy=False,
         limits=LIMITS,
+        floor_microseconds=2.5,
         kernels=dict.fromkeys(FACTORS, "1") | {"flashinfer": MISSING},
         measurements=[measure(case, name) for case in cases for name in FACTORS],
     )

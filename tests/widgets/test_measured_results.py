@@ -39,6 +39,7 @@ def synthetic(**changed):
         "sources": kernel_sources(),
         "toy": False,
         "limits": LIMITS,
+        "floor_microseconds": 2.5,
         "kernels": {"ours": "0.1", "sglang": "0.5", "flashinfer": "not installed: flashinfer", "transformers": "5"},
         "measurements": measurements,
     }
