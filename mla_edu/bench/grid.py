@@ -60,7 +60,7 @@ GRID = {
     "context": (2**16, 2**12, 2**10, 2**14, 2**17),
 }
 # A few steps that an interpreter does in seconds; the length is no multiple of a page.
-TOY = {"s_q": (1, 2), "dtype": ("bf16", "fp8"), "heads": (3, 16), "batch": (2,), "context": (150,)}
+TOY = {"s_q": (1, 2), "dtype": ("bf16", "fp8"), "heads": (16,), "batch": (2,), "context": (150,)}
 
 
 def cases(axes: dict[str, Sequence[Any]]) -> Iterator[Case]:
