@@ -1,6 +1,7 @@
 """A run of the benchmark: each kernel is checked on a case, then timed on it."""
 
 import gc
+import os
 import platform
 import subprocess
 import sys
@@ -202,7 +203,14 @@ def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: floa
         device: a GPU; or, for a toy run, a CPU.
         toy: few repetitions, small copies and products: the times mean nothing.
         seconds: no case starts later than so many seconds from now; those that are left out say so.
+
+    Raises:
+        ValueError: Triton is told to interpret, and there is a GPU to be timed.
     """
+    if device.type == "cpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # before a probe imports Triton
+    elif os.environ.get("TRITON_INTERPRET", "0") != "0":
+        raise ValueError("TRITON_INTERPRET is set; expected it unset where a GPU is timed")
     deadline = None if seconds is None else time.monotonic() + seconds
     machine, versions = describe(device), _versions()
     kernels, running = _probe(device)

@@ -247,6 +247,12 @@ def test_inputs_that_do_not_fit_are_a_reason_too(case, peers, monkeypatch):
     assert [each.why_not for each in run_on(case(3, 70)).measurements] == ["out of memory"] * 2
 
 
+def test_an_interpreted_kernel_is_not_timed_on_a_gpu(case, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(ValueError, match="TRITON_INTERPRET is set; expected it unset where a GPU is timed"):
+        bench.run([case(3, 70)], torch.device("cuda"), toy=False)
+
+
 def test_no_case_starts_when_time_is_out(case, peers):
     peers(ours=right)
     results = run_on(case(3, 70), case(16, 70), seconds=0)
