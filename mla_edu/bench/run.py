@@ -195,8 +195,8 @@ def _limits(device: torch.device, dtype: torch.dtype, toy: bool) -> Limits:
 def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: float | None = None) -> Results:
     """Measure the machine, every kernel on every case, and the machine again: the better of the two counts.
 
-    A kernel of others that fails is not tried again; one that is wrong, or has no memory, is. An interrupt from the
-    keyboard ends the run early, with what it has.
+    A kernel of others that fails is tried again on smaller cases only; one that is wrong, or has no memory, on all. An
+    interrupt from the keyboard ends the run early, with what it has.
 
     Args:
         cases: in the order in which they are measured.
@@ -216,11 +216,13 @@ def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: floa
     kernels, running = _probe(device)
     dtype = DTYPES[cases[0].dtype]
     limits, floor = _limits(device, dtype, toy), floor_microseconds(device)
-    measurements, failed, stopped = [], set(), None
+    measurements, stopped = [], None
+    failed: dict[str, int] = {}  # the fewest bytes on which a kernel of others failed
     on_screen = {"console": Console(stderr=True), "disable": not sys.stderr.isatty(), "transient": True}
     for case in track(cases, "measuring", **on_screen):
-        names = [name for name in running if name not in failed]
-        found = [Measurement(case=case, kernel=name, why_not="failed before") for name in running if name in failed]
+        names = [name for name in running if case.bytes < failed.get(name, case.bytes + 1)]
+        skipped = [name for name in running if name not in names]
+        found = [Measurement(case=case, kernel=name, why_not="failed on a smaller case") for name in skipped]
         if stopped is None and deadline is not None and time.monotonic() > deadline:
             stopped = "out of time"
         if stopped is None:
@@ -233,7 +235,9 @@ def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: floa
                 stopped = "interrupted"
         done = {each.kernel for each in found}
         found += [Measurement(case=case, kernel=name, why_not=stopped) for name in names if name not in done]
-        failed |= {each.kernel for each in found if each.kernel != OURS and (each.why_not or "").startswith("failed:")}
+        for each in found:
+            if each.kernel != OURS and (each.why_not or "").startswith("failed:"):
+                failed[each.kernel] = case.bytes
         measurements += found
     if stopped is None or not stopped.startswith("device lost"):
         again = _limits(device, dtype, toy)

@@ -184,7 +184,7 @@ def test_every_failure_has_its_reason_and_stops_no_other(case, peers):
     }
 
 
-def test_a_failed_peer_is_not_tried_again_but_ours_is(case, peers):
+def test_a_failed_peer_is_tried_again_on_smaller_cases_only_but_ours_on_all(case, peers):
     tried = []
 
     def fails(name):
@@ -195,10 +195,12 @@ def test_a_failed_peer_is_not_tried_again_but_ours_is(case, peers):
         return prepare
 
     peers(ours=fails("ours"), other=fails("other"), last=right)
-    results = run_on(case(3, 70), case(3, 90))
-    assert tried == [("ours", 70), ("other", 70), ("ours", 90)]
+    results = run_on(case(3, 70), case(3, 90), case(3, 60), case(3, 65))
+    assert tried == [("ours", 70), ("other", 70), ("ours", 90), ("ours", 60), ("other", 60), ("ours", 65)]
     found = {(each.kernel, each.case.context): each.why_not for each in results.measurements}
-    assert found["other", 90] == "failed before" and found["ours", 90].startswith("failed: ")
+    assert found["other", 90] == found["other", 65] == "failed on a smaller case" and found["ours", 90].startswith(
+        "failed: "
+    )
     assert found["last", 90] is None
 
 
