@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from mla_edu.cost import attention_macs_per_score, kv_cache_bytes
 from mla_edu.models import get_model
@@ -22,10 +22,10 @@ class Case(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    heads: int = Field(ge=1)
-    s_q: int = Field(ge=1)  # new tokens
-    context: int = Field(ge=1)  # cached tokens of each sequence, the new ones included
-    batch: int = Field(ge=1)
+    heads: PositiveInt
+    s_q: PositiveInt  # new tokens
+    context: PositiveInt  # cached tokens of each sequence, the new ones included
+    batch: PositiveInt
     dtype: Dtype  # of the cache
 
     def __str__(self) -> str:

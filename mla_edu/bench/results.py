@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 
 import mla_edu.kernels
 from mla_edu.bench.grid import Case
@@ -39,8 +39,8 @@ class Machine(_Record):
 class Limits(_Record):
     """What this machine reached in the same run."""
 
-    copy_bytes_per_s: float = Field(gt=0)  # of a large copy, which reads and writes
-    matmul_flop_per_s: float = Field(gt=0)  # of a large product in 16 bit
+    copy_bytes_per_s: PositiveFloat  # of a large copy, which reads and writes
+    matmul_flop_per_s: PositiveFloat  # of a large product in 16 bit
 
     def microseconds(self, case: Case) -> float:
         """The least time for a case: its bytes at the copy's rate, or its operations at the product's."""
@@ -52,7 +52,7 @@ class Measurement(_Record):
 
     case: Case
     kernel: str
-    microseconds: float | None = Field(default=None, gt=0)  # median
+    microseconds: PositiveFloat | None = None  # median
     spread: float | None = None  # middle half of the times, as a share of the median
     error: float | None = None  # the output's largest, relative to its largest number; checked before timing
     why_not: str | None = None
@@ -83,7 +83,7 @@ class Results(_Record):
     sources: str  # ``kernel_sources()`` of the kernels that ran
     toy: bool  # interpreted, at toy size: the times mean nothing
     limits: Limits
-    floor_microseconds: float = Field(ge=0)  # what the clock shows for a call that does next to nothing
+    floor_microseconds: NonNegativeFloat  # what the clock shows for a call that does next to nothing
     kernels: dict[str, str]  # each one's version, or why it did not run
     measurements: list[Measurement]
 
