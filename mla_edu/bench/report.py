@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def print_report(results: Results, console: Console) -> None:
     """The table of all cases, then what did not run and why, then the goals."""
     console.print(_table(results))
-    console.print("times in µs. limit: share of what this machine's own copy and product allow.")
+    console.print("times in µs. of copy, of product: share of what a large one reaches on this machine.")
     console.print("other kernels: how many times as fast as theirs ours is. transformers: a whole layer.")
     for reason in _reasons(results):
         console.print(reason)
@@ -39,7 +39,19 @@ def print_report(results: Results, console: Console) -> None:
 def _table(results: Results) -> Table:
     others = [name for name in results.kernels if name != OURS and results.times(name)]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in ("dtype", "heads", "s_q", "context", "batch", OURS, "GB/s", "TFLOP/s", "limit", *others):
+    for heading in (
+        "dtype",
+        "heads",
+        "s_q",
+        "context",
+        "batch",
+        OURS,
+        "GB/s",
+        "of copy",
+        "TFLOP/s",
+        "of product",
+        *others,
+    ):
         table.add_column(heading, justify="left" if heading == "dtype" else "right")
     times = {name: results.times(name) for name in others}
     for case, each in sorted(results.times().items(), key=_order):
@@ -48,7 +60,9 @@ def _table(results: Results) -> Table:
             for name in others
         ]
         numbers = [f"{case.heads}", f"{case.s_q}", f"{case.context:,}", f"{case.batch}", f"{each.microseconds:,.1f}"]
-        rates = [f"{each.gb_per_s:,.0f}", f"{each.tflop_per_s:,.1f}", f"{results.fraction(each):.0%}"]
+        of_copy = 1e9 * each.gb_per_s / results.limits.copy_bytes_per_s
+        of_product = 1e12 * each.tflop_per_s / results.limits.matmul_flop_per_s
+        rates = [f"{each.gb_per_s:,.0f}", f"{of_copy:.0%}", f"{each.tflop_per_s:,.1f}", f"{of_product:.0%}"]
         table.add_row(case.dtype, *numbers, *rates, *ratios)
     return table
 
