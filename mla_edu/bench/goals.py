@@ -63,7 +63,7 @@ def judge(goal: Goal, results: Results) -> Verdict:
 
 def _bandwidth_share(results: Results) -> dict[Case, float]:
     return {
-        case: each.gb_per_s * 1e9 / results.limits.copy_bytes_per_s
+        case: results.of_copy(each)
         for case, each in results.times().items()
         if case.rows <= 32 and case.cache_bytes >= LARGE_CACHE and case.dtype != "fp8"
     }
@@ -71,7 +71,7 @@ def _bandwidth_share(results: Results) -> dict[Case, float]:
 
 def _arithmetic_share(results: Results) -> dict[Case, float]:
     return {
-        case: each.tflop_per_s * 1e12 / results.limits.matmul_flop_per_s
+        case: results.of_product(each)
         for case, each in results.times().items()
         if case.heads == 128 and case.context >= 4096 and case.dtype != "fp8"
     }

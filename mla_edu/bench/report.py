@@ -39,19 +39,8 @@ def print_report(results: Results, console: Console) -> None:
 def _table(results: Results) -> Table:
     others = [name for name in results.kernels if name != OURS and results.times(name)]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in (
-        "dtype",
-        "heads",
-        "s_q",
-        "context",
-        "batch",
-        OURS,
-        "GB/s",
-        "of copy",
-        "TFLOP/s",
-        "of product",
-        *others,
-    ):
+    rates = ("GB/s", "of copy", "TFLOP/s", "of product")
+    for heading in ("dtype", "heads", "s_q", "context", "batch", OURS, *rates, *others):
         table.add_column(heading, justify="left" if heading == "dtype" else "right")
     times = {name: results.times(name) for name in others}
     for case, each in sorted(results.times().items(), key=_order):
@@ -60,9 +49,8 @@ def _table(results: Results) -> Table:
             for name in others
         ]
         numbers = [f"{case.heads}", f"{case.s_q}", f"{case.context:,}", f"{case.batch}", f"{each.microseconds:,.1f}"]
-        of_copy = 1e9 * each.gb_per_s / results.limits.copy_bytes_per_s
-        of_product = 1e12 * each.tflop_per_s / results.limits.matmul_flop_per_s
-        rates = [f"{each.gb_per_s:,.0f}", f"{of_copy:.0%}", f"{each.tflop_per_s:,.1f}", f"{of_product:.0%}"]
+        rates = [f"{each.gb_per_s:,.0f}", f"{results.of_copy(each):.0%}"]
+        rates += [f"{each.tflop_per_s:,.1f}", f"{results.of_product(each):.0%}"]
         table.add_row(case.dtype, *numbers, *rates, *ratios)
     return table
 

@@ -87,9 +87,17 @@ class Results(_Record):
     kernels: dict[str, str]  # each one's version, or why it did not run
     measurements: list[Measurement]
 
+    def of_copy(self, measurement: Measurement) -> float:
+        """Share of the bandwidth of the machine's own copy; above 1 if the bytes came from a cache."""
+        return 1e9 * measurement.gb_per_s / self.limits.copy_bytes_per_s
+
+    def of_product(self, measurement: Measurement) -> float:
+        """Share of the rate of the machine's own product."""
+        return 1e12 * measurement.tflop_per_s / self.limits.matmul_flop_per_s
+
     def fraction(self, measurement: Measurement) -> float:
-        """Share of what the machine's own copy and product allow; above 1 if the bytes came from a cache."""
-        return self.limits.microseconds(measurement.case) / measurement.microseconds
+        """Share of the limit: of whichever of the two sets the pace."""
+        return max(self.of_copy(measurement), self.of_product(measurement))
 
     def times(self, kernel: str = OURS) -> dict[Case, Measurement]:
         """All measured cases of one kernel."""

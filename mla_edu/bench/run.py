@@ -20,7 +20,7 @@ from mla_edu.bench.clock import copy_bytes_per_s, floor_microseconds, l2_bytes, 
 from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
 from mla_edu.bench.peers import PEERS, Unsupported
 from mla_edu.bench.results import OURS, Limits, Machine, Measurement, Results, kernel_sources
-from mla_edu.cache.fp8 import pack_fp8
+from mla_edu.cache.fp8 import fp8_row_bytes, pack_fp8
 from mla_edu.kernels import reference
 from mla_edu.kernels.problems import Problem, check_answer
 from mla_edu.testing import relative_error
@@ -54,9 +54,9 @@ def make_problems(case: Case, device: torch.device, count: int) -> list[Problem]
 
 
 def _random_pages(num_pages: int, case: Case, rng: torch.Generator, device: torch.device) -> Tensor:
-    width, dtype = (RANK + ROPE, DTYPES[case.dtype])
+    width, dtype = RANK + ROPE, DTYPES[case.dtype]
     if case.dtype == "fp8":
-        width, dtype = case.cache_bytes // (case.batch * case.context), torch.uint8
+        width, dtype = fp8_row_bytes(RANK, ROPE), torch.uint8
     cache = torch.empty(num_pages, PAGE_SIZE, width, dtype=dtype, device=device)
     for pages in cache.split(2**12):  # in pieces, since random numbers come in float32
         rows = CACHED_SIZE * torch.randn(*pages.shape[:2], RANK + ROPE, generator=rng, device=device)
