@@ -31,11 +31,11 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
 
 from mla_edu import MLAConfig, MultiHeadLatentAttention
-from mla_edu.attention.mla import attention_macs
 from mla_edu.cache import LatentCache
+from mla_edu.layers.mla import attention_macs
 from mla_edu.testing import relative_error
 
-RESULTS = Path(__file__).with_name("results") / "decode_step_cpu.json"
+RESULTS = Path(__file__).parents[1] / "mla_edu" / "bench" / "measured" / "decode_step_cpu.json"
 CACHED_TOKENS = (1024, 4096, 16384)
 ROUNDS = 15
 FLUSHED_BYTES = 2**29

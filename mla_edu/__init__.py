@@ -10,11 +10,11 @@ __all__ = ["GQAConfig", "GroupedQueryAttention", "MLAConfig", "MultiHeadLatentAt
 def __getattr__(name: str):
     # Attention layers need torch, which takes seconds to import; the cost model and the command line do without it.
     if name == "GroupedQueryAttention":
-        from mla_edu.attention.gqa import GroupedQueryAttention
+        from mla_edu.layers.gqa import GroupedQueryAttention
 
         return GroupedQueryAttention
     if name == "MultiHeadLatentAttention":
-        from mla_edu.attention.mla import MultiHeadLatentAttention
+        from mla_edu.layers.mla import MultiHeadLatentAttention
 
         return MultiHeadLatentAttention
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

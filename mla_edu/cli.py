@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mla_edu import cost
-from mla_edu.models import GPUSpec, ModelSpec, get_gpu, get_model, list_models, spec_from_hf
+from mla_edu.hf import ModelSpec, spec_from_hf
+from mla_edu.registry import GPUSpec, get_gpu, get_model, list_models
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__

@@ -9,7 +9,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from mla_edu.config import GQAConfig, MLAConfig
-from mla_edu.models import CacheGroup, GPUSpec, ModelSpec, get_gpu, get_model
+from mla_edu.hf import CacheGroup, ModelSpec
+from mla_edu.registry import GPUSpec, get_gpu, get_model
 
 BYTES_PER_NUMBER = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 FP8_BLOCK = 128  # numbers that share one fp32 scale in the fp8 layouts of DeepSeek

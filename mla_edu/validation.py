@@ -1,7 +1,9 @@
 """What every configuration class shares: checked numbers, and errors of one line."""
 
+from importlib import resources
 from typing import Annotated, Any
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 
@@ -37,3 +39,9 @@ def describe(error: ValidationError) -> str:
         given = f"{name} is {fault['input']!r}; " if name and fault["type"] != "missing" else name and f"{name}: "
         lines.append(given + message)
     return "; ".join(lines)
+
+
+def load_yaml(package: str, name: str) -> Any:
+    """The contents of a data file of a package."""
+    text = resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the C loader is ten times faster

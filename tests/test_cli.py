@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mla_edu.cli import app, human, parse_count
-from mla_edu.models import list_models
+from mla_edu.registry import list_models
 
 LLAMA = {
     "model_type": "llama",

@@ -26,7 +26,7 @@ from mla_edu.cost import (
     step_seconds,
     weight_bytes,
 )
-from mla_edu.models import get_gpu, get_model, list_models
+from mla_edu.registry import get_gpu, get_model, list_models
 
 V3 = get_model("deepseek-v3").config
 LLAMA = get_model("llama-3.1-405b").config

@@ -4,7 +4,7 @@ from svg import drawing, solid, text
 
 from mla_edu.config import MLAConfig
 from mla_edu.cost import kv_cache_bytes
-from mla_edu.models import get_model
+from mla_edu.registry import get_model
 
 MODELS = [
     "gpt-3-175b",

@@ -19,7 +19,7 @@ from svg import (
 )
 
 from mla_edu.cost import attention_macs_per_score, expansion_macs_per_token
-from mla_edu.models import get_model
+from mla_edu.registry import get_model
 
 MLA = get_model("deepseek-v3").config
 COLUMN, GUTTER, LEGEND, HEIGHT = 188, 24, 66, 576

@@ -7,7 +7,7 @@ numbers are those of DeepSeek-V3's 128 heads, in GQA with 8 groups.
 from svg import arrow, at, band, centred, drawing, legend, line, outlined, solid, text
 
 from mla_edu.config import GQAConfig
-from mla_edu.models import get_model
+from mla_edu.registry import get_model
 
 MLA = get_model("deepseek-v3").config
 GROUPS = 8  # as in Llama 3

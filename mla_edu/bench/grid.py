@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from mla_edu.cost import attention_macs_per_score, kv_cache_bytes
-from mla_edu.models import get_model
+from mla_edu.registry import get_model
 
 LAYER = get_model("deepseek-v3").config  # a latent of 512 and 64 rotary numbers, as in all of DeepSeek's models
 RANK = LAYER.kv_lora_rank

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import mla_edu
-from mla_edu.attention.mla import MultiHeadLatentAttention, latent_attention
 from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
 from mla_edu.cache import LatentCache
 from mla_edu.config import MLAConfig
 from mla_edu.kernels import reference
 from mla_edu.kernels.api import mla_decode
 from mla_edu.kernels.problems import Problem
+from mla_edu.layers.mla import MultiHeadLatentAttention
+from mla_edu.ops.latent import latent_attention
 
 # Gives out [batch, s_q, heads, 512], and the natural log-sum-exp [batch, heads, s_q] in fp32 where the kernel has it;
 # a whole layer gives its own output.

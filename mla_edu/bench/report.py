@@ -7,10 +7,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mla_edu.bench.goals import GOALS, judge
 from mla_edu.bench.grid import Case
 from mla_edu.bench.results import OURS, Results
 from mla_edu.book import KEY, NEUTRAL
+from mla_edu.book.goals import GOALS, judge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

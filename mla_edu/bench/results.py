@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, Val
 
 import mla_edu.kernels
 from mla_edu.bench.grid import Case
-from mla_edu.models import GPUSpec, get_gpu, list_gpus
+from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 
 OURS = "ours"
-MEASURED = Path(__file__).with_name("measured")  # the repository's benchmarks/results
+MEASURED = Path(__file__).with_name("measured")
 LAYER_STEPS = "decode_step_cpu.json"  # of benchmarks/decode_step.py, in a form of its own
 
 

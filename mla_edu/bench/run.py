@@ -20,9 +20,9 @@ from mla_edu.bench.clock import copy_bytes_per_s, floor_microseconds, l2_bytes, 
 from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
 from mla_edu.bench.peers import PEERS, Unsupported
 from mla_edu.bench.results import OURS, Limits, Machine, Measurement, Results, kernel_sources
-from mla_edu.cache.fp8 import fp8_row_bytes, pack_fp8
 from mla_edu.kernels import reference
 from mla_edu.kernels.problems import Problem, check_answer
+from mla_edu.ops.fp8 import fp8_row_bytes, pack_fp8
 from mla_edu.testing import relative_error
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # of the queries

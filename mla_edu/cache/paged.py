@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mla_edu.cache.fp8 import fp8_row_bytes, pack_fp8, unpack_fp8
 from mla_edu.config import MLAConfig
+from mla_edu.ops.fp8 import fp8_row_bytes, pack_fp8, unpack_fp8
 
 
 class PageAllocator:
@@ -67,7 +67,7 @@ class PagedLatentCache:
         page_size: tokens in a page.
         max_sequences: sequences at a time, numbered from 0.
         max_seq_len: tokens of the longest sequence; None for as many as the pool holds.
-        dtype: of the stored numbers; ``torch.uint8`` for the fp8 layout of ``mla_edu.cache.fp8``.
+        dtype: of the stored numbers; ``torch.uint8`` for the fp8 layout of ``mla_edu.ops.fp8``.
         device: where they lie; None for torch's default.
 
     Attributes:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mla_edu.cache.fp8 import fp8_row_bytes
+from mla_edu.ops.fp8 import fp8_row_bytes
 
 Backend = Literal["triton", "reference", "auto"]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -46,7 +46,7 @@ def mla_decode(
     Args:
         q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16 or fp32.
         kv_cache: ``[num_pages, page_size, row]`` in the dtype of ``q``; or uint8 ``[..., 656]`` (for a latent of 512
-            and 64 rotary numbers), the layout of ``mla_edu.cache.fp8``, with ``q`` in bf16.
+            and 64 rotary numbers), the layout of ``mla_edu.ops.fp8``, with ``q`` in bf16.
         block_table: int32, the page of each block of ``page_size`` tokens.
         seq_lens: int32, cached tokens, the ``s_q`` new ones included.
         kv_lora_rank: width of the latent, which is key and value.

@@ -128,8 +128,8 @@ def _compile(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mla_edu.cache.fp8 import fp8_row_bytes
     from mla_edu.kernels import launch
+    from mla_edu.ops.fp8 import fp8_row_bytes
 
     stored = {name: each for each, name in launch.DTYPES.items()}[dtype]
     queries = torch.bfloat16 if dtype == "fp8" else stored

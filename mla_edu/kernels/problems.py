@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mla_edu.cache.fp8 import pack_fp8
 from mla_edu.kernels import reference
+from mla_edu.ops.fp8 import pack_fp8
 
 NO_PAGE = 2_147_480_000
 

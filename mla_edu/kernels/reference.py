@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mla_edu.attention.reference import causal_mask
-from mla_edu.cache.fp8 import unpack_fp8
+from mla_edu.ops.fp8 import unpack_fp8
+from mla_edu.ops.softmax import causal_mask
 
 
 def decode(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mla_edu.bench.goals import GOALS, judge
 from mla_edu.bench.results import Limits
+from mla_edu.book.goals import GOALS, judge
 
 BANDWIDTH, ARITHMETIC, SGLANG, SGLANG_128, FA3, LONG, FP8 = GOALS
 

@@ -7,7 +7,7 @@ from mla_edu.bench.grid import FLOPS_PER_SCORE, GRID, PAGE_SIZE, TOY, cases
 from mla_edu.bench.run import make_problems
 from mla_edu.cost import attention_cost
 from mla_edu.kernels.ledger import ideal_bytes
-from mla_edu.models import get_model
+from mla_edu.registry import get_model
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])

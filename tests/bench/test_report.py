@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
-from mla_edu.bench.goals import GOALS
 from mla_edu.bench.report import draw_roofline, measured_table, print_report
+from mla_edu.book.goals import GOALS
 
 
 def printed(results):

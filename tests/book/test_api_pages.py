@@ -38,7 +38,7 @@ def test_comment_behind_a_field_is_its_description(html):
 
 
 def test_shapes_stand_in_signatures(html):
-    assert "Float[Tensor, 'batch queries heads qk_dim']" in page_text(html, "attention")
+    assert "Float[Tensor, 'batch queries heads qk_dim']" in page_text(html, "ops")
 
 
 def test_private_and_imported_names_are_left_out(html):
@@ -46,5 +46,5 @@ def test_private_and_imported_names_are_left_out(html):
     entries = [entry for page in pages.values() for entry in re.findall(r'<dt class="sig[^>]* id="([\w.]+)"', page)]
     assert "mla_edu.config.GQAConfig" in entries
     assert not [entry for entry in entries if any(part.startswith("_") for part in entry.split("."))]
-    assert "mla_edu.attention.gqa.GQAConfig" not in entries
+    assert "mla_edu.layers.gqa.GQAConfig" not in entries
     assert len(entries) == len(set(entries))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mla_edu.models import get_model
-from mla_edu.widgets import AbsorptionCrossover, RopeDial
-from mla_edu.widgets.absorption_crossover import quantities as crossover_quantities
-from mla_edu.widgets.rope_dial import quantities as dial_quantities
+from mla_edu.book.widgets import AbsorptionCrossover, RopeDial
+from mla_edu.book.widgets.absorption_crossover import quantities as crossover_quantities
+from mla_edu.book.widgets.rope_dial import quantities as dial_quantities
+from mla_edu.registry import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTERS = {"absorption-crossover": "05-absorption", "rope-dial": "06-decoupled-rope"}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mla_edu.models import list_gpus
-from mla_edu.widgets import DecodeRoofline
-from mla_edu.widgets.decode_roofline import quantities
+from mla_edu.book.widgets import DecodeRoofline
+from mla_edu.book.widgets.decode_roofline import quantities
+from mla_edu.registry import list_gpus
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTER = "12-what-a-gpu-can-do"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mla_edu import GQAConfig
-from mla_edu.attention.mla import attention_macs
 from mla_edu.book import KEY, NEUTRAL, QUERY, ROPE, VALUE
 from mla_edu.cost import kv_cache_bytes
-from mla_edu.models import get_model
+from mla_edu.layers.mla import attention_macs
+from mla_edu.registry import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 FIGURES = BOOK / "figures"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from mla_edu.cost import kv_cache_bytes
-from mla_edu.models import get_model
+from mla_edu.registry import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 PROSE = (BOOK / "index.md").read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ from mla_edu.bench.results import (
     layer_steps,
     measured_gpus,
 )
-from mla_edu.widgets import MeasuredResults
-from mla_edu.widgets.measured_results import quantities, sentence, times
+from mla_edu.book.widgets import MeasuredResults
+from mla_edu.book.widgets.measured_results import quantities, sentence, times
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = "16-measured"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mla_edu.widgets import SoftmaxStepper
-from mla_edu.widgets.softmax_stepper import quantities
+from mla_edu.book.widgets import SoftmaxStepper
+from mla_edu.book.widgets.softmax_stepper import quantities
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTER = "13-triton-and-online-softmax"

@@ -10,10 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mla_edu.book.widgets import KVCacheExplorer
+from mla_edu.book.widgets.kv_cache_explorer import DTYPES, own_model, quantities
 from mla_edu.cost import kv_cache_bytes
-from mla_edu.models import get_gpu, get_model, list_gpus, list_models
-from mla_edu.widgets import KVCacheExplorer
-from mla_edu.widgets.kv_cache_explorer import DTYPES, own_model, quantities
+from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTER = BOOK / "02-what-the-cache-costs.ipynb"

@@ -1,0 +1,101 @@
+"""The one style of figure of the book's notebooks.
+
+Figures are SVG without a background. Their text takes the colour of the page around them, so that one picture is
+legible in light and in dark mode, and each kind of tensor has one colour through the whole book.
+"""
+
+import html
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUERY = "#3f7fd1"
+KEY = "#d9722e"  # content keys, and the latent that replaces them
+ROPE = "#2f9e77"
+VALUE = "#a35fc0"
+NEUTRAL = "#808080"
+_INK = "#010203"  # stands for the page's own text colour until the SVG is written
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mla",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": NEUTRAL,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "figure.constrained_layout.use": True,
+}
+
+
+def figure(width: float = 5.2, height: float = 3.1, **options):
+    """``matplotlib.pyplot.subplots`` in the book's style; returns the figure and its axes.
+
+    Args:
+        width: in inches; 5.2 fills the text column.
+        height: in inches.
+        options: passed on, such as ``ncols``.
+    """
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(_STYLE)
+    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=[KEY, QUERY, VALUE, ROPE, NEUTRAL])
+    return plt.subplots(figsize=(width, height), **options)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG that a notebook displays, and in words what it shows."""
+
+    svg: str
+    alt: str
+
+    def __repr__(self) -> str:
+        return f"Figure: {self.alt}"
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+def show(fig: "Figure", alt: str) -> Picture:
+    """The figure as a self-contained SVG, the same bytes on every run.
+
+    Args:
+        fig: from ``figure``; closed afterwards.
+        alt: what the picture shows, for readers who do not see it.
+    """
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(fig)
+    return Picture(accessible_svg(buffer.getvalue(), alt), alt)
+
+
+def accessible_svg(svg: str, alt: str) -> str:
+    """matplotlib's SVG made fit for a page: alternative text, the page's ink and font, no needless identifiers."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<(metadata|defs)>\s*(<style|<rdf).*?</\1>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(_INK, "currentColor")
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    referenced = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in referenced else "", svg)
+    label = html.escape(alt)
+    # The grey is for viewers that show the SVG on its own; a page's style sheet overrides it.
+    attributes = f'class="mla-figure" role="img" aria-label="{label}" color="#7a7a7a" stroke-linejoin="round"'
+    return svg.replace("<svg", f"<svg {attributes}", 1)

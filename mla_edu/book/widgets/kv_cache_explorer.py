@@ -1,0 +1,277 @@
+"""The cache explorer: choose models, a context and a GPU; see what the KV cache costs and what fits.
+
+Here every quantity comes from ``mla_edu.cost``. ``kv_cache_explorer.js`` computes the same in the browser, from the
+registry that the widget hands it, so that it answers without a kernel.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from mla_edu import cost
+from mla_edu.book import table
+from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.hf import CacheGroup, ModelSpec
+from mla_edu.registry import GPUSpec, get_gpu, get_model, list_gpus, list_models
+
+DTYPES = ("fp32", "bf16", "fp8", "fp8_mla")
+MOST_MODELS = 4
+OWN = "own"  # stands among the models for the one whose dimensions the reader gives
+LIMITS = {"tokens": (1, 2**20), "batch": (1, 2**16)}
+OWN_LIMITS = {  # lowest, highest, step, at first
+    "num_layers": (1, 1000, 1, 32),
+    "num_attention_heads": (1, 1024, 1, 32),
+    "num_key_value_heads": (1, 1024, 1, 8),  # of no account where there is a latent
+    "head_dim": (2, 1024, 2, 128),
+    "kv_lora_rank": (0, 8192, 1, 0),  # 0: keys and values per head; else MLA with this latent
+    "qk_rope_head_dim": (0, 1024, 2, 64),  # of no account where there is no latent
+    "num_parameters": (0, 10**13, 10**6, 8 * 10**9),  # 0: not known
+}
+
+
+def own_model(own: Mapping[str, int]) -> ModelSpec:
+    """A model of equal layers with the given dimensions; MLA where ``kv_lora_rank`` is not 0.
+
+    Args:
+        own: the names of ``OWN_LIMITS``; a missing one has its first value.
+
+    Raises:
+        ValueError: an unknown name, a value out of range, or dimensions that make no layer.
+    """
+    if unknown := sorted(set(own) - set(OWN_LIMITS)):
+        raise ValueError(f"own has {unknown[0]!r}; expected {', '.join(OWN_LIMITS)}")
+    dims = {name: own.get(name, first) for name, (_, _, _, first) in OWN_LIMITS.items()}
+    for name, (lowest, highest, step, _) in OWN_LIMITS.items():
+        _check_integer(f"own[{name!r}]", dims[name], lowest, highest)
+        if dims[name] % step:
+            raise ValueError(f"own[{name!r}] is {dims[name]}; expected a multiple of {step}")
+    heads, width = dims["num_attention_heads"], dims["head_dim"]
+    if dims["kv_lora_rank"]:
+        config = MLAConfig(
+            heads * width,
+            heads,
+            q_lora_rank=None,
+            kv_lora_rank=dims["kv_lora_rank"],
+            qk_nope_head_dim=width,
+            qk_rope_head_dim=dims["qk_rope_head_dim"],
+            v_head_dim=width,
+        )
+    else:
+        config = GQAConfig(heads * width, heads, dims["num_key_value_heads"], width)
+    return ModelSpec(
+        name=OWN,
+        title="Your model",
+        kind=config.kind,
+        num_parameters=dims["num_parameters"] or None,
+        num_layers=dims["num_layers"],
+        config=config,
+        cache=(CacheGroup(role="kv", layers=dims["num_layers"], elements=config.elements_per_token),),
+        state_elements=0,
+        status="config",
+        where="given by the reader",
+        why="equal layers",
+    )
+
+
+def cache_dtype(model: ModelSpec, dtype: str) -> str:
+    """The format that a model's cache is counted in: ``dtype``, but fp8 where it has no 656-byte layout."""
+    if dtype != "fp8_mla":
+        return dtype
+    mla = isinstance(model.config, MLAConfig)
+    return "fp8_mla" if mla and model.config.kv_lora_rank % cost.FP8_BLOCK == 0 else "fp8"
+
+
+def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
+    """The model with another attention in each of its layers, all else equal; empty where the layers are not alike.
+
+    A head's key and value keep their widths. MLA in place of keys and values has DeepSeek-V2's proportions, a latent of
+    4 d_h and a rotary key of d_h / 2 (sec. 3.1.2 of its paper). "gqa-8" needs a number of heads that 8 divides.
+    """
+    config = model.config
+    if config is None or any(g.elements != config.elements_per_token for g in model.cache if g.role == "kv"):
+        return {}
+    if isinstance(config, MLAConfig):
+        key_and_value, mla = config.qk_head_dim + config.v_head_dim, config
+    else:
+        key_and_value = 2 * config.head_dim
+        mla = MLAConfig(
+            config.hidden_size,
+            config.num_attention_heads,
+            q_lora_rank=None,
+            kv_lora_rank=4 * config.head_dim,
+            qk_nope_head_dim=config.head_dim,
+            qk_rope_head_dim=config.head_dim // 4 * 2,
+            v_head_dim=config.head_dim,
+        )
+
+    def with_elements(elements: int, config: MLAConfig | None = None) -> ModelSpec:
+        cache = tuple(g.model_copy(update={"elements": elements}) if g.role == "kv" else g for g in model.cache)
+        return model.model_copy(update={"cache": cache, "config": config})
+
+    heads = config.num_attention_heads
+    variants = {"mha": with_elements(heads * key_and_value)}
+    if heads % 8 == 0:
+        variants["gqa-8"] = with_elements(8 * key_and_value)
+    return variants | {"mqa": with_elements(key_and_value), "mla": with_elements(mla.elements_per_token, mla)}
+
+
+def quantities(model: ModelSpec, gpu: GPUSpec, tokens: int, batch: int, dtype: str) -> dict[str, Any]:
+    """What the explorer shows of one model, in bytes, tokens and pieces; None: not known, or no limit."""
+    own_dtype = cache_dtype(model, dtype)
+    per_sequence = cost.sequence_bytes(model, tokens, own_dtype)
+    fit = cost.fit(model, gpu, tokens, batch, own_dtype)
+    return {
+        "name": model.name,
+        "dtype": own_dtype,
+        "bytes_per_token": cost.kv_cache_bytes(model, 1, 1, own_dtype),
+        "bytes_per_sequence": per_sequence,
+        "bytes_total": batch * per_sequence,
+        "weight_bytes": cost.weight_bytes(model),
+        "num_gpus": fit and fit.num_gpus,
+        "max_sequences": fit and fit.max_sequences,
+        "max_tokens": fit and fit.max_tokens,
+        "what_if": {kind: cost.sequence_bytes(m, tokens, cache_dtype(m, dtype)) for kind, m in what_if(model).items()},
+    }
+
+
+def _check_integer(name: str, value: object, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise ValueError(f"{name} is {value!r}; expected an integer from {lowest:,} to {highest:,}")
+
+
+def _record(model: ModelSpec) -> dict[str, Any]:
+    """What the browser needs to know of a model."""
+    gqa = {"num_attention_heads", "num_key_value_heads", "head_dim"}
+    mla = {"num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
+    record = model.model_dump(include={"name", "title", "kind", "num_parameters", "cache", "state_elements"})
+    return record | {"config": model.config and model.config.model_dump(include=gqa | mla)}
+
+
+class KVCacheExplorer(anywidget.AnyWidget):
+    """What the KV cache of up to four models costs, and what fits beside their weights in bf16.
+
+    In a notebook the last expression of a cell shows it. Its settings are attributes: setting one moves the view, and
+    the view sets them. Its answers (``bytes_per_token``, ...) are those of the first model; ``rows`` has all of them.
+    """
+
+    _esm = Path(__file__).with_suffix(".js")
+    _css = Path(__file__).with_suffix(".css")
+
+    models = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    tokens = traitlets.Int().tag(sync=True)
+    batch = traitlets.Int().tag(sync=True)
+    dtype = traitlets.Unicode().tag(sync=True)
+    gpu = traitlets.Unicode().tag(sync=True)
+    own = traitlets.Dict().tag(sync=True)
+    registry = traitlets.Unicode().tag(sync=True)  # all that the browser computes from, in JSON: short in a notebook
+
+    def __init__(
+        self,
+        models: Sequence[str] = ("deepseek-v3", "llama-3.1-405b"),
+        tokens: int = 131_072,
+        batch: int = 1,
+        dtype: str = "bf16",
+        gpu: str = "h200",
+        own: Mapping[str, int] | None = None,
+    ):
+        """An explorer with these settings.
+
+        Args:
+            models: one to four names of the registry; ``"own"`` is the model that ``own`` describes.
+            tokens: in each sequence, at most 1,048,576.
+            batch: sequences at once, at most 65,536.
+            dtype: ``"fp32"``, ``"bf16"``, ``"fp8"`` or ``"fp8_mla"`` (656 bytes for DeepSeek-V3; fp8 where a model is
+                not MLA).
+            gpu: a name that ``list_gpus`` knows.
+            own: dimensions by the names of ``OWN_LIMITS``; ``kv_lora_rank`` other than 0 makes it MLA.
+
+        Raises:
+            ValueError: an unknown name, or a number out of range.
+        """
+        if isinstance(models, str):
+            raise ValueError(f"models is {models!r}; expected a list of 1 to {MOST_MODELS} names")
+        registry = {
+            "models": [_record(get_model(name)) for name in list_models()],
+            "gpus": [get_gpu(name).model_dump(include={"name", "title", "memory"}) for name in list_gpus()],
+            "limits": LIMITS,
+            "own_limits": OWN_LIMITS,
+        }
+        settings = {"models": list(models), "tokens": tokens, "batch": batch, "dtype": dtype, "gpu": gpu}
+        super().__init__(**settings, own=dict(own or {}), registry=json.dumps(registry))
+
+    @traitlets.validate("models")
+    def _valid_models(self, proposal):
+        names = proposal["value"]
+        if not 1 <= len(names) <= MOST_MODELS:
+            raise ValueError(f"models has {len(names)} names; expected 1 to {MOST_MODELS}")
+        return [name if name == OWN else get_model(name).name for name in names]
+
+    @traitlets.validate("tokens", "batch")
+    def _valid_number(self, proposal):
+        name = proposal["trait"].name
+        _check_integer(name, proposal["value"], *LIMITS[name])
+        return proposal["value"]
+
+    @traitlets.validate("dtype")
+    def _valid_dtype(self, proposal):
+        if proposal["value"] not in DTYPES:
+            raise ValueError(f"dtype is {proposal['value']!r}; expected {', '.join(DTYPES)}")
+        return proposal["value"]
+
+    @traitlets.validate("gpu")
+    def _valid_gpu(self, proposal):
+        return get_gpu(proposal["value"]).name
+
+    @traitlets.validate("own")
+    def _valid_own(self, proposal):
+        own_model(proposal["value"])
+        return proposal["value"]
+
+    def _quantities(self, name: str) -> dict[str, Any]:
+        model = own_model(self.own) if name == OWN else get_model(name)
+        return quantities(model, get_gpu(self.gpu), self.tokens, self.batch, self.dtype)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All quantities of each model, in the order of ``models``."""
+        return [self._quantities(name) for name in self.models]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that the first model keeps for its first token, before any window is full."""
+        return self._quantities(self.models[0])["bytes_per_token"]
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Bytes of one sequence of the first model: keys, values or latents, index keys, and states in fp32."""
+        return self._quantities(self.models[0])["bytes_per_sequence"]
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of all ``batch`` sequences of the first model."""
+        return self._quantities(self.models[0])["bytes_total"]
+
+    @property
+    def max_sequences(self) -> int | None:
+        """Sequences of this length that fit beside the first model's weights; None: size not known, or no limit."""
+        return self._quantities(self.models[0])["max_sequences"]
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that fit in each of ``batch`` sequences of the first model; None: size not known, or no limit."""
+        return self._quantities(self.models[0])["max_tokens"]
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The widget, and a table for viewers that run none."""
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        columns = ("bytes_per_token", "bytes_per_sequence", "bytes_total", "max_sequences", "max_tokens")
+        rows = [
+            [row["name"], *("-" if row[column] is None else row[column] for column in columns)] for row in self.rows()
+        ]
+        question = f"{self.batch:,} x {self.tokens:,} tokens; cache {self.dtype}; {get_gpu(self.gpu).title}"
+        answer = table(["model", *(column.replace("_", " ") for column in columns)], rows)
+        plain = f"{question}\n{answer!r}"
+        return data | {"text/plain": plain, "text/html": f"<p>{question}</p>\n{answer._repr_html_()}"}, metadata

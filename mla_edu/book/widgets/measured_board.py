@@ -1,0 +1,143 @@
+"""The machines of chapter 16: those that were measured, and those of which only the datasheet is known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mla_edu.bench.grid import GRID
+from mla_edu.bench.results import OURS, Results, gpu_of, kernel_sources
+from mla_edu.registry import GPUSpec, get_gpu, list_gpus
+
+START = {"dtype": "bf16", "heads": 16, "s_q": 1, "context": 2**16, "batch": 32}  # the choice that is shown at first
+UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+Choice = dict[str, Any]  # a value for each name of START
+
+
+def digits(number: float) -> str:
+    """Three significant digits, and no fewer before the point."""
+    return f"{round(number):,}" if number >= 99.95 else f"{number:#.3g}"
+
+
+def size(number: float) -> str:
+    """Bytes, as 4.80 TB."""
+    unit, name = next((unit, name) for unit, name in UNITS if number >= unit or unit == 1e3)
+    return f"{digits(number / unit)} {name}"
+
+
+def step_key(choice: Choice) -> str:
+    """A choice as the name of its step."""
+    return " ".join(str(choice[name]) for name in START)
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _measured(results: Results) -> dict[str, Any]:
+    if results.toy or not results.measurements:
+        raise ValueError(f"results of {results.machine.name!r} are a toy run or empty; expected measured times")
+    machine, tried = results.machine, list(dict.fromkeys(each.kernel for each in results.measurements))
+    kernels = list(dict.fromkeys([OURS, *results.kernels, *tried]))
+    reasons = ["not measured for this choice"]
+
+    def because(reason: str) -> int:
+        if reason not in reasons:
+            reasons.append(reason)
+        return -reasons.index(reason)
+
+    missing = [0 if name in tried else because(results.kernels.get(name, reasons[0])) for name in kernels]
+    steps = {step_key(each.case.model_dump()): missing.copy() for each in results.measurements}
+    for each in results.measurements:
+        cell = because(each.why_not) if each.microseconds is None else float(f"{each.microseconds:.5g}")
+        steps[step_key(each.case.model_dump())][kernels.index(each.kernel)] = cell
+    cases = [each.case for each in results.measurements]
+    timed = {each.kernel for each in results.measurements if each.microseconds}
+    peers = {name: results.kernels[name] for name in kernels if name in timed - {OURS} and name in results.kernels}
+    earlier = "" if results.sources == kernel_sources() else "Measured with an earlier kernel. "
+    return {
+        "name": machine.slug,
+        "title": machine.name,
+        "kind": "measured",
+        "kernels": [f"{name}, a whole layer" if name == "transformers" else name for name in kernels],
+        "axes": {name: sorted({getattr(case, name) for case in cases}) for name in START},
+        "limits": results.limits.model_dump(),
+        "reasons": reasons,
+        "steps": steps,
+        "about": (
+            f"{earlier}Medians of {results.date} on {machine.name}: {machine.multiprocessors} multiprocessors, "
+            f"{size(machine.memory_bytes)}, driver {machine.driver}; {_listed(results.versions | peers)}. In the same "
+            f"run a copy reached {size(results.limits.copy_bytes_per_s)}/s and a product "
+            f"{digits(results.limits.matmul_flop_per_s / 1e12)} TFLOP/s: they set the limit."
+        ),
+    }
+
+
+def _layer(layer_steps: dict[str, Any]) -> dict[str, Any]:
+    kernels = ["absorbed", "expanded", "transformers"]
+    rows = {}
+    for step in layer_steps["steps"]:
+        dtype = {"float32": "fp32", "bfloat16": "bf16"}[step["dtype"]]
+        rows[step_key(START | {"dtype": dtype, "context": step["cached_tokens"], "batch": 1})] = step
+    hardware = layer_steps["hardware"]
+    return {
+        "name": "cpu",
+        "title": "CPU, a whole layer",
+        "kind": "layer",
+        "kernels": kernels,
+        "axes": {
+            "dtype": list(dict.fromkeys(key.split()[0] for key in rows)),
+            "heads": [16],
+            "s_q": [1],
+            "context": sorted({step["cached_tokens"] for step in rows.values()}),
+            "batch": [1],
+        },
+        "reasons": ["not measured for this choice"],
+        "steps": {key: [float(f"{1e3 * step[f'{name}_ms']:.5g}") for name in kernels] for key, step in rows.items()},
+        "least": {key: 1e3 * step["limit_ms"] for key, step in rows.items()},
+        "about": (
+            f"Medians on {hardware['cpu']}, {hardware['threads']} threads, {hardware['instructions']}; "
+            f"{_listed(layer_steps['versions'])}. A layer of DeepSeek-V2-Lite's size with all its projections, weights "
+            "in the cache's format; nothing is in the CPU's caches when a step begins. The limit is measured in the "
+            "same run: cached tokens and weights at the rate of a copy, or the multiply-adds at the rate of a product."
+        ),
+    }
+
+
+def _datasheet(gpu: GPUSpec) -> dict[str, Any]:
+    axes = {name: sorted(GRID[name]) for name in START}
+    if "bf16" not in gpu.flops:
+        axes["dtype"] = ["fp16", "fp8"]
+    return {
+        "name": gpu.name,
+        "title": gpu.title,
+        "kind": "datasheet",
+        "kernels": [OURS],
+        "axes": axes,
+        "limits": {"copy_bytes_per_s": gpu.bandwidth, "matmul_flop_per_s": gpu.flops["fp16"]},
+        "memory": gpu.memory,
+        "reasons": ["not measured yet"],
+        "steps": {},
+        "about": (
+            f"No measurement: bounds from the datasheet, {size(gpu.bandwidth)}/s and "
+            f"{digits(gpu.flops['fp16'] / 1e12)} TFLOP/s in 16 bit."
+        ),
+    }
+
+
+def board(results: Sequence[Results], layer_steps: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every machine: the measured GPUs, the CPU of ``layer_steps``, then the registry's GPUs without results.
+
+    Returns:
+        Of each machine ``name``, ``title``, ``kind`` ("measured", "layer" or "datasheet"), ``kernels`` (ours first),
+        ``axes`` (the values of each setting), ``limits`` (as in ``Limits``; a layer has ``least``, microseconds by
+        step), ``about``, and ``steps``: by step, the microseconds of each kernel, or minus a place in ``reasons``.
+
+    Raises:
+        ValueError: results of a toy run, empty ones, or a machine that comes twice.
+    """
+    machines = [_measured(each) for each in results]
+    names = [machine["name"] for machine in machines]
+    if len(set(names)) < len(names):
+        raise ValueError(f"results are of {', '.join(names)}; expected each machine once")
+    known = {gpu.name for gpu in (gpu_of(each.machine) for each in results) if gpu}
+    layers = [] if layer_steps is None else [_layer(layer_steps)]
+    return machines + layers + [_datasheet(get_gpu(name)) for name in list_gpus() if name not in known]

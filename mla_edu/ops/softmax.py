@@ -1,0 +1,64 @@
+"""Softmax attention, written out: the specification that every faster path is held to."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def causal_mask(
+    num_queries: int,
+    num_keys: int,
+    *,
+    sliding_window: int | None = None,
+    device: torch.device | str | None = None,
+) -> Bool[Tensor, "queries keys"]:
+    """True where a query may look, with the last query aligned to the last key.
+
+    Query i stands at position ``num_keys - num_queries + i``: it sees the cached keys and those of its own chunk up
+    to itself. (PyTorch's ``is_causal=True`` aligns the *first* query to the first key instead.)
+
+    Args:
+        num_queries: new tokens.
+        num_keys: cached tokens, the new ones included.
+        sliding_window: a query sees at most this many keys, its own included.
+        device: where the mask is made.
+
+    Raises:
+        ValueError: there are more queries than keys.
+    """
+    if num_queries > num_keys:
+        raise ValueError(f"num_queries is {num_queries}; expected at most num_keys, {num_keys}")
+    query_positions = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    key_positions = torch.arange(num_keys, device=device)
+    mask = key_positions <= query_positions
+    if sliding_window is not None:
+        mask &= key_positions > query_positions - sliding_window
+    return mask
+
+
+def attention(
+    q: Float[Tensor, "batch queries heads qk_dim"],
+    k: Float[Tensor, "batch keys kv_heads qk_dim"],
+    v: Float[Tensor, "batch keys kv_heads v_dim"],
+    *,
+    sm_scale: float,
+    mask: Bool[Tensor, "queries keys"],
+) -> Float[Tensor, "batch queries heads v_dim"]:
+    """``softmax(sm_scale q k^T) v`` for every head, at least in float32.
+
+    Query head h reads key/value head ``h // (heads / kv_heads)``; with as many of both this is multi-head attention
+    (Vaswani et al. 2017, sec. 3.2.2), with one key/value head multi-query attention (Shazeer 2019).
+
+    Raises:
+        ValueError: ``kv_heads`` does not divide ``heads``.
+    """
+    batch, queries, heads, _ = q.shape
+    kv_heads = k.shape[2]
+    if heads % kv_heads:
+        raise ValueError(f"k has {kv_heads} heads; expected a divisor of the {heads} heads of q")
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    grouped = q.to(dtype).unflatten(2, (kv_heads, heads // kv_heads))
+    scores = torch.einsum("bsgrd,btgd->bgrst", grouped, k.to(dtype)) * sm_scale
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    out = torch.einsum("bgrst,btgd->bsgrd", weights, v.to(dtype))
+    return out.reshape(batch, queries, heads, -1).to(q.dtype)

@@ -1,0 +1,80 @@
+import re
+
+import pytest
+
+from mla_edu.book.claims import Docket
+
+
+@pytest.fixture
+def docket():
+    return Docket()
+
+
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        (True, "right"),
+        (False, "wrong"),
+        ({"a": True, "b": True}, "right"),
+        ({"a": False, "b": False}, "wrong"),
+        ({"a": True, "b": False}, "true under a condition"),
+    ],
+)
+def test_the_verdict_follows_from_the_cases(docket, holds, verdict):
+    ruling = docket.rule("some-claim", "size", "a statement", holds, "a finding")
+    assert ruling.verdict == verdict
+    assert f"{verdict}: a finding" in repr(ruling)
+    assert f'data-verdict="{verdict}"' in ruling._repr_html_()
+
+
+def test_a_ruling_names_the_cases_in_which_the_statement_holds_and_fails(docket):
+    text = repr(docket.rule("c", "size", "s", {"one layer": True, "all layers": False, "two": False}, "f"))
+    assert text.splitlines()[1:] == ["Holds: one layer.", "Fails: all layers; two."]
+
+
+def test_what_was_only_read_says_so_and_names_its_source(docket):
+    ruling = docket.read("c", "quality", "s", source="Table 9", finding="f")
+    assert ruling.verdict == "read, not computed"
+    assert "Source: Table 9." in ruling._repr_html_()
+
+
+def test_the_table_is_made_from_the_rulings(docket):
+    docket.rule("first", "size", "1 < 2", True, "so it is")
+    docket.rule("second", "speed", "2 < 1", False, "it is not")
+    page = docket._repr_html_()
+    rows = re.findall(r'<tr data-verdict="(.+?)" data-topic="(.+?)"><td><a href="#claim-(.+?)">(.+?)</a>', page)
+    assert rows == [("right", "size", "first", "1 &lt; 2"), ("wrong", "speed", "second", "2 &lt; 1")]
+    assert docket.count() == {"right": 1, "wrong": 1, "true under a condition": 0, "read, not computed": 0}
+    docket.rule("first", "size", "1 < 2", False, "changed")
+    assert docket.count()["wrong"] == 2
+    assert len(re.findall("<tr data-verdict", docket._repr_html_())) == 2
+
+
+def test_the_table_offers_each_verdict_and_topic_with_its_count(docket):
+    docket.rule("first", "size", "s", True, "f")
+    docket.rule("second", "size", "s", False, "f")
+    page = docket._repr_html_()
+    assert '<option value="wrong">wrong (1)</option>' in page
+    assert '<option value="size">size (2)</option>' in page
+    assert '<option value="right">right (1)</option>' in page
+
+
+@pytest.mark.parametrize("anchor", ["", "Upper", "two words", "-x", "a_b", 'a"b'])
+def test_an_anchor_that_cannot_be_linked_to_is_refused(docket, anchor):
+    with pytest.raises(ValueError, match="expected lower-case words joined by hyphens"):
+        docket.rule(anchor, "size", "s", True, "f")
+    assert not docket.rulings
+
+
+def test_a_case_must_be_true_or_false(docket):
+    with pytest.raises(TypeError, match="holds is 576 for 'V3'; expected True or False"):
+        docket.rule("c", "size", "s", {"V3": 576}, "f")
+    with pytest.raises(TypeError, match="holds is None; expected True or False"):
+        docket.rule("c", "size", "s", None, "f")
+
+
+def test_a_statement_without_a_case_or_a_source_is_refused(docket):
+    with pytest.raises(ValueError, match="holds is empty"):
+        docket.rule("c", "size", "s", {}, "f")
+    with pytest.raises(ValueError, match="source is empty"):
+        docket.read("c", "size", "s", source="", finding="f")

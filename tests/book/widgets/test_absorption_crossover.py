@@ -1,0 +1,96 @@
+"""The crossover in Python: counts of the layer's own cost function, the chapter's formula, checked settings."""
+
+import itertools
+import math
+
+import pytest
+
+from mla_edu import MLAConfig
+from mla_edu.book.widgets import AbsorptionCrossover
+from mla_edu.book.widgets.absorption_crossover import crossover
+from mla_edu.layers.mla import attention_macs
+from mla_edu.registry import get_model
+
+V3 = get_model("deepseek-v3").config
+CACHED = (0, 1, 2, 3, 100, 4096, 2**20)
+
+
+def layer(kv_lora_rank, nope=128, rope=64, v=128):
+    return MLAConfig(
+        64,
+        4,
+        q_lora_rank=None,
+        kv_lora_rank=kv_lora_rank,
+        qk_nope_head_dim=nope,
+        qk_rope_head_dim=rope,
+        v_head_dim=v,
+    )
+
+
+def test_answers_are_those_of_attention_macs():
+    widget = AbsorptionCrossover("deepseek-v2", new_tokens=7, cached_tokens=100)
+    macs = attention_macs(V3, 7, 107)
+    assert widget.expanded_macs == 128 * macs["expanded"]
+    assert widget.absorbed_macs == 128 * macs["absorbed"]
+
+
+@pytest.mark.parametrize(("rank", "cached"), list(itertools.product((129, 200, 512, 8192), CACHED)))
+def test_crossover_is_the_last_count_at_which_absorbed_costs_no_more(rank, cached):
+    config = layer(rank)
+    most = crossover(config, cached)
+    after = attention_macs(config, most + 1, cached + most + 1)
+    assert after["absorbed"] > after["expanded"]
+    if most:
+        last = attention_macs(config, most, cached + most)
+        assert last["absorbed"] <= last["expanded"]
+
+
+@pytest.mark.parametrize("cached", [1000, 2**20])
+def test_crossover_solves_the_equation_of_chapter_5(cached):
+    most = crossover(V3, cached)
+    assert most == math.floor(1 / ((2 * 512 - 256) / (512 * 256) + 1 / (cached + most)))
+
+
+def test_nothing_crosses_over_an_empty_cache_or_below_a_narrow_latent():
+    assert crossover(V3, 0) == 0
+    assert crossover(layer(128), 1000) is None  # 2 d_c = d_nope + d_v
+    macs = attention_macs(layer(128), 10**6, 10**6 + 1000)
+    assert macs["absorbed"] <= macs["expanded"]
+
+
+def test_heads_scale_the_cost_and_leave_the_crossover():
+    one, many = AbsorptionCrossover(heads=1), AbsorptionCrossover(heads=1024)
+    assert many.absorbed_macs == 1024 * one.absorbed_macs
+    assert many.crossover == one.crossover == 169
+
+
+def test_model_gives_heads_and_latent_until_they_are_set():
+    widget = AbsorptionCrossover("mistral-small-4-119b")
+    assert (widget.heads, widget.kv_lora_rank) == (32, 256)
+    widget.kv_lora_rank = 300
+    assert widget.config.kv_lora_rank == 300
+    assert widget.config.qk_nope_head_dim == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "llama-2-7b"}, "model is 'llama-2-7b'; expected a model with multi-head latent attention"),
+        ({"model": "deepseek-v33"}, "unknown model 'deepseek-v33'; nearest: .*deepseek-v3"),
+        ({"heads": 0}, "heads is 0; expected an integer from 1 to 1,024"),
+        ({"kv_lora_rank": 8193}, "kv_lora_rank is 8193; expected an integer from 1 to 8,192"),
+        ({"new_tokens": 0}, "new_tokens is 0; expected an integer from 1 to 1,048,576"),
+        ({"cached_tokens": -1}, "cached_tokens is -1; expected an integer from 0 to 1,048,576"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AbsorptionCrossover(**settings)
+
+
+def test_viewers_that_run_no_widget_get_the_answers():
+    data, _ = AbsorptionCrossover(new_tokens=1, cached_tokens=32_768)._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    for text in (data["text/plain"], data["text/html"]):
+        assert "expanded 551,114,809,344, absorbed 4,580,319,232" in text
+        assert "up to 169 new tokens" in text

@@ -1,0 +1,124 @@
+"""The cache explorer in Python: answers of the cost model, checked settings, a table where no widget can run."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mla_edu import cost
+from mla_edu.book.widgets import KVCacheExplorer
+from mla_edu.book.widgets.kv_cache_explorer import OWN_LIMITS, cache_dtype, own_model, what_if
+from mla_edu.registry import get_model, list_models
+
+
+def test_answers_are_those_of_the_cost_model():
+    explorer = KVCacheExplorer(models=["llama-3.1-70b"], tokens=8192, batch=3, dtype="fp8", gpu="h100")
+    fit = cost.fit("llama-3.1-70b", "h100", 8192, 3, "fp8")
+    assert explorer.bytes_per_token == cost.kv_cache_bytes("llama-3.1-70b", 1, 1, "fp8")
+    assert explorer.bytes_per_sequence == cost.sequence_bytes("llama-3.1-70b", 8192, "fp8")
+    assert explorer.bytes_total == 3 * explorer.bytes_per_sequence
+    assert explorer.max_sequences == fit.max_sequences
+    assert explorer.max_tokens == fit.max_tokens
+    assert KVCacheExplorer(models=["deepseek-v3"], tokens=131072).bytes_per_token == 70272
+
+
+def test_attributes_can_be_set_and_change_the_answers():
+    explorer = KVCacheExplorer(models=["deepseek-ai/DeepSeek-V3"])
+    assert explorer.models == ["deepseek-v3"]
+    explorer.dtype, explorer.tokens = "fp8_mla", 1000
+    assert explorer.bytes_per_token == 61 * 656
+    assert explorer.bytes_per_sequence == 61 * 656 * 1000
+
+
+def test_rows_follow_the_models():
+    names = ["gemma-3-27b", "deepseek-v3", "own", "gemma-3-27b"]
+    assert [row["name"] for row in KVCacheExplorer(models=names).rows()] == names
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models": ["deepseek-v33"]}, "unknown model 'deepseek-v33'; nearest: .*deepseek-v3"),
+        ({"models": "deepseek-v3"}, "models is 'deepseek-v3'; expected a list"),
+        ({"models": []}, "models has 0 names; expected 1 to 4"),
+        ({"models": ["deepseek-v3"] * 5}, "models has 5 names; expected 1 to 4"),
+        ({"tokens": 0}, "tokens is 0; expected an integer from 1 to 1,048,576"),
+        ({"tokens": 2**20 + 1}, "tokens is 1048577"),
+        ({"batch": 70_000}, "batch is 70000; expected an integer from 1 to 65,536"),
+        ({"dtype": "int4"}, "dtype is 'int4'; expected fp32, bf16, fp8, fp8_mla"),
+        ({"gpu": "h1000"}, "unknown GPU 'h1000'; nearest: .*h100"),
+        ({"own": {"heads": 1}}, "own has 'heads'; expected num_layers"),
+        ({"own": {"num_layers": 0}}, r"own\['num_layers'\] is 0; expected an integer from 1 to 1,000"),
+        ({"own": {"head_dim": 63}}, r"own\['head_dim'\] is 63; expected a multiple of 2"),
+        (
+            {"own": {"num_key_value_heads": 7}},
+            "num_key_value_heads is 7; expected a divisor of num_attention_heads, 32",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        KVCacheExplorer(**settings)
+
+
+def test_refused_setting_leaves_the_old_one():
+    explorer = KVCacheExplorer()
+    with pytest.raises(ValueError):
+        explorer.tokens = -1
+    assert explorer.tokens == 131072
+
+
+def test_own_dimensions():
+    gqa = own_model({"num_layers": 10, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64})
+    mla = own_model({"num_layers": 61, "kv_lora_rank": 512})
+    assert (gqa.kind, cost.kv_cache_bytes(gqa, 1)) == ("gqa", 2 * 10 * 2 * 4 * 64)
+    assert (mla.kind, cost.kv_cache_bytes(mla, 1, 1, "fp8_mla")) == ("mla", 61 * 656)
+    assert own_model({"num_parameters": 0}).num_parameters is None
+    explorer = KVCacheExplorer(models=["own"], own={"num_layers": 1})
+    assert explorer.bytes_per_token == 2 * 2 * OWN_LIMITS["num_key_value_heads"][3] * 128
+
+
+def test_another_attention_changes_the_layers_alone():
+    v3 = what_if(get_model("deepseek-v3"))
+    assert round(cost.kv_cache_bytes(v3["mha"], 131072) / 1e9) == 655
+    assert cost.kv_cache_bytes(v3["mla"], 1) == cost.kv_cache_bytes("deepseek-v3", 1)
+    llama = what_if(get_model("llama-3.1-70b"))
+    assert cost.kv_cache_bytes(llama["gqa-8"], 1) == cost.kv_cache_bytes("llama-3.1-70b", 1)
+    assert cost.kv_cache_bytes(llama["mha"], 1) == 8 * cost.kv_cache_bytes("llama-3.1-70b", 1)
+    assert cost.kv_cache_bytes(llama["mla"], 1) == 2 * 80 * 576
+    gemma = what_if(get_model("gemma-3-27b"))  # its windows stay
+    assert {group.window for group in gemma["mqa"].cache} == {group.window for group in get_model("gemma-3-27b").cache}
+    assert what_if(get_model("mimo-v2-flash")) == {}
+
+
+def test_the_656_byte_layout_is_for_models_that_have_it():
+    assert cache_dtype(get_model("deepseek-v3"), "fp8_mla") == "fp8_mla"
+    assert cache_dtype(get_model("llama-3.1-70b"), "fp8_mla") == "fp8"
+    for name in list_models():
+        cost.kv_cache_bytes(name, 1, 1, cache_dtype(get_model(name), "fp8_mla"))
+
+
+def test_viewers_that_run_no_widget_get_a_table():
+    data, _ = KVCacheExplorer(models=["deepseek-v3"])._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    for text in (data["text/plain"], data["text/html"]):
+        assert "1 x 131,072 tokens; cache bf16; NVIDIA H200" in text
+        assert "70,272" in text
+        assert "9,210,691,584" in text
+    assert data["text/html"].count("<tr>") == 2
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from mla_edu.book.widgets import KVCacheExplorer"
+    result = run(f"{code}; print(KVCacheExplorer().max_tokens)")
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 0
+
+
+def test_missing_anywidget_names_the_extra():
+    result = run("import sys; sys.modules['anywidget'] = None; import mla_edu.book.widgets")
+    assert "ImportError: mla_edu.book.widgets needs anywidget: pip install 'mla-edu[widgets]'" in result.stderr
