@@ -58,7 +58,7 @@ def quantities(key_position: int, distance: int) -> dict[str, float]:
 
 def _turned(x: torch.Tensor, position: int) -> torch.Tensor:
     frequencies = rope_frequencies(len(x), THETA)
-    return rotate(x[None, None, None], torch.tensor([position]), frequencies, pairing="interleaved").flatten()
+    return rotate(x[None, None, None], torch.tensor([[position]]), frequencies, pairing="interleaved").flatten()
 
 
 class RopeDial(anywidget.AnyWidget):
