@@ -253,7 +253,9 @@ def test_no_sequences_and_no_tokens_give_an_empty_output(mode, shape):
     assert gqa(torch.zeros(*shape, 36, dtype=torch.float64)).shape == (*shape, 36)
 
 
-@pytest.mark.parametrize("cache", [*caches(MLA, 2, torch.float64), *caches(GQA, 2, torch.float64), "none", 3], ids=str)
+@pytest.mark.parametrize(
+    "cache", [*caches(MLA, 2, torch.float64), *caches(GQA, 2, torch.float64), 3], ids=lambda cache: type(cache).__name__
+)
 def test_a_cache_of_another_kind_is_one_clear_error(cache):
     for config, kinds, expected in (
         (MLA, (LatentCache, PagedLatentCache), "a LatentCache or PagedLatentCache"),
