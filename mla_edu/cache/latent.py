@@ -10,7 +10,7 @@ from mla_edu.cache.layer import LayerCache, check_config, check_table
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable
 from mla_edu.config import MLAConfig
-from mla_edu.kernels.api import mla_decode
+from mla_edu.kernels.api import Backend, check_backend, mla_decode
 from mla_edu.ops.fp8 import fp8_row_bytes, pack_fp8, unpack_fp8
 from mla_edu.ops.latent import latent_attention
 
@@ -120,6 +120,7 @@ class PagedLatentCache(_Latents):
         table: lengths and pages of the sequences.
         dtype: of the stored numbers, the layer's own; ``torch.uint8`` for the fp8 layout of ``mla_edu.ops.fp8``, whose
             layer computes in bf16.
+        backend: of ``mla_decode``, which attends.
 
     Attributes:
         pages: the memory, ``[num_pages, page_size, row]``, a row being ``kv_lora_rank + qk_rope_head_dim`` numbers or,
@@ -127,14 +128,18 @@ class PagedLatentCache(_Latents):
 
     Raises:
         TypeError: ``config`` is not an ``MLAConfig``, or ``table`` not a ``PageTable``.
-        ValueError: ``config`` does not fit the fp8 layout.
+        ValueError: ``config`` does not fit the fp8 layout, or an unknown backend.
     """
 
     table: PageTable
 
-    def __init__(self, config: MLAConfig, table: PageTable, dtype: torch.dtype = torch.bfloat16):
+    def __init__(
+        self, config: MLAConfig, table: PageTable, dtype: torch.dtype = torch.bfloat16, backend: Backend = "auto"
+    ):
         check_config(config, MLAConfig)
         check_table(table)
+        check_backend(backend)
+        self.backend: Backend = backend
         self.is_fp8 = dtype == torch.uint8
         width = config.elements_per_token
         if self.is_fp8:
@@ -161,6 +166,7 @@ class PagedLatentCache(_Latents):
             step.seq_lens,
             kv_lora_rank=self.config.kv_lora_rank,
             sm_scale=sm_scale,
+            backend=self.backend,
         )
 
     def _pack(self, rows: Tensor) -> Tensor:

@@ -70,8 +70,7 @@ def mla_decode(
     """
     _check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     _check_numbers(sm_scale, num_splits)
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
+    check_backend(backend)
     if q.device.type == "cpu" or validate:
         _check_values(block_table, seq_lens, kv_cache)
     options = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
@@ -86,6 +85,12 @@ def mla_decode(
             )
         out, lse = _triton(q.device).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
     return (out, lse) if return_lse else out
+
+
+def check_backend(backend: str) -> None:
+    """Raise ``ValueError`` unless there is such a backend."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
 
 
 def _check_tensors(q: Tensor, kv_cache: Tensor, block_table: Tensor, seq_lens: Tensor, kv_lora_rank: int) -> None:

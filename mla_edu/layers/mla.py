@@ -92,20 +92,20 @@ class MultiHeadLatentAttention(nn.Module):
             check_positions(end, self.config.rope_scaling)
             q_nope, q_pe = self.queries(hidden_states, positions)
             c_kv, k_pe = self.latents(hidden_states, positions)
-            if cache is not None:
-                cache.append(c_kv, k_pe)
             if mode == "auto":
                 costs = attention_macs(self.config, hidden_states.shape[1], end)
                 mode = "expanded" if costs["expanded"] < costs["absorbed"] else "absorbed"
-            rows = torch.cat((c_kv, k_pe), dim=-1)
-            if mode == "absorbed":
-                q = self.absorb(q_nope, q_pe)
-                if cache is not None:
-                    return self.output(cache.attend(q, self.sm_scale))
-                rank = self.config.kv_lora_rank
+            if cache is None:
+                rows = torch.cat((c_kv, k_pe), dim=-1)
+                if mode == "expanded":
+                    return self.o_proj(self._expanded(q_nope, q_pe, rows).flatten(2))
+                q, rank = self.absorb(q_nope, q_pe), self.config.kv_lora_rank
                 return self.output(latent_attention(q, rows, kv_lora_rank=rank, sm_scale=self.sm_scale))
-            read = [(slice(None), rows)] if cache is None else cache.read()
-            return self.o_proj(torch.cat([self._expanded(q_nope[i], q_pe[i], rows) for i, rows in read]).flatten(2))
+            cache.append(c_kv, k_pe)
+            if mode == "absorbed":
+                return self.output(cache.attend(self.absorb(q_nope, q_pe), self.sm_scale))
+            outputs = [self._expanded(q_nope[place], q_pe[place], rows) for place, rows in cache.read()]
+            return self.o_proj(torch.cat(outputs).flatten(2))
 
     def queries(
         self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]

@@ -148,27 +148,27 @@ def test_ragged_fp8_rows_equal_the_full_pass_over_what_the_rows_hold(mode, monke
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_are_decoded_by_the_kernel(monkeypatch, mode):
-    """In the absorbed mode, and by the Triton kernel as by the reference."""
+def test_pages_are_decoded_by_the_kernel_that_is_asked_for(monkeypatch, mode):
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         pytest.skip("Triton does not interpret here")
-    calls = []
-
-    def triton_decode(*args, **options):
-        calls.append(args)
-        return decode(*args, **options, backend="triton", num_splits=2)
-
+    backends = []
     decode = latent_caches.mla_decode
-    monkeypatch.setattr(latent_caches, "mla_decode", triton_decode)
+    monkeypatch.setattr(
+        latent_caches,
+        "mla_decode",
+        lambda *a, backend, **o: backends.append(backend) or decode(*a, backend=backend, **o),
+    )
     layer, tokens = layer_of(MLA, torch.float32), [own.float() for own in ragged_tokens(MLA)]
-    _, pages = caches(MLA, 3, torch.float32)
+    pages = PagedLatentCache(MLA, PageTable(14, page_size=4, batch_size=3), torch.float32, backend="triton")
+    poison(pages)
     assert worst_position(layer, pages, tokens, RAGGED, mode=mode) < 5e-6
-    assert bool(calls) == (mode != "expanded")
+    assert set(backends) == ({"triton"} if mode != "expanded" else set())
 
 
-def off_by_one(positions):
-    return lambda step: positions(step) + (step.num_new == 1)
+def test_an_unknown_backend_is_refused_when_the_cache_is_made():
+    with pytest.raises(ValueError, match="backend is 'cuda'; expected 'triton', 'reference' or 'auto'"):
+        PagedLatentCache(MLA, PageTable(2), backend="cuda")
 
 
 @pytest.mark.parametrize(
