@@ -2,14 +2,16 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from mla_edu.ops.rope import Pairing, rope_frequencies, rope_magnitude, rotate
 from mla_edu.rope_scaling import RopeScaling
 
 
-class Rotary(nn.Module):
+class Rotary:
     """Turns queries and keys by their positions; leaves them as they are where ``theta`` is None.
+
+    No module: as a buffer its frequencies would be rounded whenever the layer is cast to a smaller dtype.
 
     Args:
         width: numbers of a query or key that are rotated.
@@ -22,18 +24,17 @@ class Rotary(nn.Module):
     """
 
     def __init__(self, width: int, theta: float | None, scaling: RopeScaling | None, pairing: Pairing):
-        super().__init__()
         self.pairing: Pairing = pairing
         self.magnitude = rope_magnitude(scaling)
-        # No buffer: it would be rounded whenever the layer is cast to a smaller dtype.
         self.frequencies = None if theta is None else rope_frequencies(width, theta, scaling)
         self._copies: dict[torch.device, Tensor] = {}  # one for each device, so that a step copies nothing
 
-    def forward(
+    def __call__(
         self, x: Float[Tensor, "batch seq heads width"], positions: Int[Tensor, "batch_or_1 seq"]
     ) -> Float[Tensor, "batch seq heads width"]:
         if self.frequencies is None:
             return x
         if positions.device not in self._copies:
             self._copies[positions.device] = self.frequencies.to(positions.device)
-        return rotate(x, positions, self._copies[positions.device], pairing=self.pairing) * self.magnitude
+        turned = rotate(x, positions, self._copies[positions.device], pairing=self.pairing)
+        return turned if self.magnitude == 1 else turned * self.magnitude

@@ -158,7 +158,7 @@ def rotate(
     if positions.shape not in ((batch, seq), (1, seq)):
         raise ValueError(f"positions has shape {list(positions.shape)}; expected [{batch}, {seq}] or [1, {seq}]")
     angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)
-    cos, sin = (turn[:, :, None].to(x.dtype) for turn in (angles.cos(), angles.sin()))  # [batch or 1, seq, 1, pairs]
+    cos, sin = angles.cos().to(x.dtype)[:, :, None], angles.sin().to(x.dtype)[:, :, None]  # [batch or 1, seq, 1, pairs]
     if pairing == "halves":
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
