@@ -70,7 +70,8 @@ class GroupedQueryAttention(nn.Module):
             else:
                 cache.append(k, v)
                 out = cache.attend(q, self.sm_scale, self.config.sliding_window)
-            return self.o_proj(out.flatten(2))
+            projected: Tensor = self.o_proj(out.flatten(2))
+            return projected
 
     def queries_keys_values(
         self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]

@@ -11,8 +11,9 @@ from mla_edu.config import MLAConfig
 from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.rotary import Rotary
 from mla_edu.ops.latent import latent_attention
-from mla_edu.ops.rope import check_positions, softmax_factor
+from mla_edu.ops.rope import Pairing, check_positions, softmax_factor
 from mla_edu.ops.softmax import attention, causal_mask
+from mla_edu.rope_scaling import YarnScaling
 
 Mode = Literal["expanded", "absorbed", "auto"]
 LATENT_NORM_EPS = 1e-6  # of both latents in every family; rms_norm_eps in a config.json is for the other norms
@@ -61,7 +62,7 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_a_layernorm = norm(config.kv_lora_rank)
         self.kv_b_proj = linear(config.kv_lora_rank, up_width)
         self.o_proj = linear(config.num_attention_heads * config.v_head_dim, hidden_size, bias)
-        pairing = "interleaved" if config.rope_interleave else "halves"
+        pairing: Pairing = "interleaved" if config.rope_interleave else "halves"
         self.rotary = Rotary(config.qk_rope_head_dim, config.rope_theta, config.rope_scaling, pairing)
 
     def forward(
@@ -98,14 +99,14 @@ class MultiHeadLatentAttention(nn.Module):
             if cache is None:
                 rows = torch.cat((c_kv, k_pe), dim=-1)
                 if mode == "expanded":
-                    return self.o_proj(self._expanded(q_nope, q_pe, rows).flatten(2))
+                    return self._project(self._expanded(q_nope, q_pe, rows))
                 q, rank = self.absorb(q_nope, q_pe), self.config.kv_lora_rank
                 return self.output(latent_attention(q, rows, kv_lora_rank=rank, sm_scale=self.sm_scale))
             cache.append(c_kv, k_pe)
             if mode == "absorbed":
                 return self.output(cache.attend(self.absorb(q_nope, q_pe), self.sm_scale))
             outputs = [self._expanded(q_nope[place], q_pe[place], rows) for place, rows in cache.read()]
-            return self.o_proj(torch.cat(outputs).flatten(2))
+            return self._project(torch.cat(outputs))
 
     def queries(
         self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]
@@ -118,8 +119,9 @@ class MultiHeadLatentAttention(nn.Module):
             q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(hidden_states)))
             if config.mla_scale_q_lora:
                 q = q * (config.hidden_size / config.q_lora_rank) ** 0.5
-        if config.llama_4_scaling_beta:
-            contexts = positions // config.rope_scaling.original_max_position_embeddings
+        scaling = config.rope_scaling
+        if config.llama_4_scaling_beta and isinstance(scaling, YarnScaling):
+            contexts = positions // scaling.original_max_position_embeddings
             growth = 1 + config.llama_4_scaling_beta * torch.log1p(contexts.double())
             q = q * growth[..., None].to(q.dtype)
         q = q.unflatten(-1, (config.num_attention_heads, config.qk_head_dim))
@@ -146,11 +148,15 @@ class MultiHeadLatentAttention(nn.Module):
 
     def output(self, latent: Float[Tensor, "batch seq heads kv_lora_rank"]) -> Float[Tensor, "batch seq hidden"]:
         """Results of attention over latents, through W_UV and W_O."""
-        return self.o_proj(torch.einsum("bshc,hvc->bshv", latent, self._up()[1]).flatten(2))
+        return self._project(torch.einsum("bshc,hvc->bshv", latent, self._up()[1]))
+
+    def _project(self, heads: Float[Tensor, "batch seq heads v_dim"]) -> Float[Tensor, "batch seq hidden"]:
+        out: Tensor = self.o_proj(heads.flatten(2))
+        return out
 
     def _up(self) -> tuple[Float[Tensor, "heads nope kv_lora_rank"], Float[Tensor, "heads v kv_lora_rank"]]:
         """W_UK and W_UV of each head."""
-        up = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
+        up: Tensor = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
         w_uk, w_uv = up.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=1)
         return w_uk, w_uv
 
