@@ -11,8 +11,8 @@ from mla_edu.config import GQAConfig
 from mla_edu.ops.softmax import attention, causal_mask
 
 
-class _KeysAndValues(LayerCache):
-    """``2 * num_key_value_heads * head_dim`` numbers per token."""
+class KeysAndValues(LayerCache):
+    """What ``KVCache`` and ``PagedKVCache`` share: ``2 * num_key_value_heads * head_dim`` numbers per token."""
 
     def __init__(self, config: GQAConfig, table: SequenceTable, dtype: torch.dtype):
         shape = (*table.memory_shape, config.num_key_value_heads, config.head_dim)
@@ -58,7 +58,7 @@ class _KeysAndValues(LayerCache):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class KVCache(_KeysAndValues):
+class KVCache(KeysAndValues):
     """Keys and values of every token so far, a row of memory for each sequence.
 
     A token takes ``2 * num_key_value_heads * head_dim`` numbers. Memory past the length of a sequence is never read.
@@ -91,7 +91,7 @@ class KVCache(_KeysAndValues):
         super().__init__(config, SequenceTable(batch_size, max_seq_len, device), dtype)
 
 
-class PagedKVCache(_KeysAndValues):
+class PagedKVCache(KeysAndValues):
     """Keys and values of every token so far, in the pages of a table that other layers may share.
 
     Args:

@@ -15,8 +15,8 @@ from mla_edu.ops.fp8 import fp8_row_bytes, pack_fp8, unpack_fp8
 from mla_edu.ops.latent import latent_attention
 
 
-class _Latents(LayerCache):
-    """A row per token: ``c_kv``, after its RMSNorm, then ``k_pe``, rotated."""
+class Latents(LayerCache):
+    """What ``LatentCache`` and ``PagedLatentCache`` share: a row per token, ``c_kv``, then ``k_pe``."""
 
     def __init__(self, config: MLAConfig, table: SequenceTable, memory: Tensor):
         self.config = config
@@ -52,7 +52,7 @@ class _Latents(LayerCache):
         return rows
 
 
-class LatentCache(_Latents):
+class LatentCache(Latents):
     """What MLA keeps of every token: its latent and the rotary key that all heads share, and nothing else.
 
     A row holds ``c_kv``, after its RMSNorm, and then ``k_pe``, rotated: ``kv_lora_rank + qk_rope_head_dim`` numbers,
@@ -112,7 +112,7 @@ class LatentCache(_Latents):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class PagedLatentCache(_Latents):
+class PagedLatentCache(Latents):
     """The rows of ``LatentCache``, in the pages of a table that other layers may share.
 
     Args:
