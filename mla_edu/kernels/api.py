@@ -41,7 +41,8 @@ def mla_decode(
 
     A sequence of length 0 gives 0 and a log-sum-exp of -inf, and so does a query that sees no key. Memory outside the
     sequences (unused pages, the tail of a last page, entries of the block table past a sequence's end) is not read.
-    No gradient flows back.
+    A NaN in a token, codes of NaN in fp8 included, makes out and log-sum-exp NaN for the queries that see the token,
+    and has no effect on others. No gradient flows back.
 
     Args:
         q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16 or fp32.
@@ -79,7 +80,7 @@ def mla_decode(
 
         out, lse = reference.decode(q, kv_cache, block_table, seq_lens, **options)
     else:
-        out, lse = _triton(q.device).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
+        out, lse = _triton(q.device.type).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
     return (out, lse) if return_lse else out
 
 
@@ -151,26 +152,22 @@ def _check_values(block_table: Tensor, seq_lens: Tensor, kv_cache: Tensor) -> No
         raise ValueError(f"block_table[{b}, {i}] is {block_table[b, i]}; expected 0 to {num_pages - 1}")
 
 
-def _triton(device: torch.device) -> ModuleType:
-    """The Triton backend, for tensors on ``device``. Whether Triton interprets is settled when it is first imported."""
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"q is on {device}; expected a CUDA device or the CPU for backend 'triton'")
+@functools.cache
+def _triton(device_type: str) -> ModuleType:
+    """The Triton backend, for one kind of device. Whether Triton interprets is settled when it is first imported."""
+    if device_type not in ("cuda", "cpu"):
+        raise ValueError(f"q is on {device_type}; expected a CUDA device or the CPU for backend 'triton'")
     if importlib.util.find_spec("triton") is None:
         raise ImportError("backend 'triton' needs Triton: pip install 'mla-edu[kernels]'")
-    if device.type == "cpu" and "triton" not in sys.modules and not torch.cuda.is_available():
+    if device_type == "cpu" and "triton" not in sys.modules and not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
     from mla_edu.kernels import launch
 
     if launch.INTERPRETED:
-        _say_interpreted()
-    elif device.type == "cpu":
+        warnings.warn("Triton interprets the kernels on the CPU: right, and slow.", stacklevel=4)
+    elif device_type == "cpu":
         raise ValueError(
             "q is on cpu, and Triton was imported without its interpreter; "
             "expected TRITON_INTERPRET=1 in the environment before, or backend='reference'"
         )
     return launch
-
-
-@functools.cache
-def _say_interpreted() -> None:
-    warnings.warn("Triton interprets the kernels on the CPU: right, and slow.", stacklevel=5)
