@@ -1,10 +1,10 @@
 """The decode step in Triton: ``attend`` works on splits of the sequences (stage 1), ``merge`` joins them (stage 2).
 
-A name begins with what it is: ``p_`` a pointer, ``b_`` a block of numbers, ``o_`` offsets, ``m_`` a mask. ``stride_kn``
-is how many numbers lie from one ``n`` of ``k`` to the next: ``q`` are the queries, ``k`` the cache, ``t`` the block
-table; ``b`` is a sequence, ``s`` a new token, ``h`` a head, ``p`` a page, ``n`` a row of a page, ``d`` a number of a row.
-The comments give shapes: H rows of queries, each one head of one new token; N cached tokens; C numbers of a chunk of
-the latent, R of the rotary part. All offsets are in 64 bits: one page may be larger than 2**31 numbers.
+A name begins with what it is: ``p_`` a pointer, ``b_`` a block of numbers, ``o_`` offsets, ``m_`` a mask. A stride is
+how many numbers lie between neighbours: ``stride_kn`` between rows (``n``) of the cache (``k``). Of the other letters,
+``q`` is the queries, ``t`` the block table; ``b`` a sequence, ``s`` a new token, ``h`` a head, ``p`` a page, ``d`` one
+number. All offsets are in 64 bits, since a pool, and even a page, may be larger than 2**31 numbers. The comments give
+shapes: H rows of queries, each one head of one new token; N tokens; C numbers of a chunk of the latent.
 
 The latent comes whole or in four chunks. In chunks, less must lie in shared memory and registers at a time, for small
 GPUs and fp32; and each chunk of an fp8 row has one scale, which is taken out of both products:
@@ -74,13 +74,13 @@ def load_rows(
     b_rows = ()
     for i in tl.static_range(NUM_CHUNKS):
         b_c = load_columns(p_rows, m_rows, i * BLOCK_C, stride_d, RANK, BLOCK_C)
-        b_rows = b_rows + (from_e4m3(b_c, UPCAST) if FP8 else b_c,)
+        b_rows += (from_e4m3(b_c, UPCAST) if FP8 else b_c,)
     if ROPE > 0:
         if FP8:  # after the latent's bytes, and four for the scale of each 128 of them
             p_rotary = (p_rows + (RANK + RANK // 32)).to(tl.pointer_type(tl.bfloat16), bitcast=True)
-            b_rows = b_rows + (load_columns(p_rotary, m_rows, 0, 1, ROPE, BLOCK_R),)
+            b_rows += (load_columns(p_rotary, m_rows, 0, 1, ROPE, BLOCK_R),)
         else:
-            b_rows = b_rows + (load_columns(p_rows, m_rows, RANK, stride_d, RANK + ROPE, BLOCK_R),)
+            b_rows += (load_columns(p_rows, m_rows, RANK, stride_d, RANK + ROPE, BLOCK_R),)
     return b_rows
 
 
@@ -153,7 +153,7 @@ def attend(
     b_sum = tl.zeros([BLOCK_H], tl.float32)
     b_acc = ()
     for _ in tl.static_range(NUM_CHUNKS):
-        b_acc = b_acc + (tl.zeros([BLOCK_H, BLOCK_C], tl.float32),)
+        b_acc += (tl.zeros([BLOCK_H, BLOCK_C], tl.float32),)
     for n in range(start, end, BLOCK_N):
         o_n = n + tl.arange(0, BLOCK_N)
         m_n = o_n < end  # what lies past the end may be NaN: it is never loaded
@@ -163,7 +163,7 @@ def attend(
         b_scales = ()
         for i in tl.static_range(NUM_CHUNKS):
             if FP8:
-                b_scales = b_scales + (load_scale(p_rows, m_n, i, RANK, BLOCK_C)[None, :],)  # [1, N]
+                b_scales += (load_scale(p_rows, m_n, i, RANK, BLOCK_C)[None, :],)  # [1, N]
                 b_none = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
                 b_s += matmul(b_q[i], tl.trans(b_kv[i]), b_none, UPCAST) * b_scales[i]
             else:
@@ -178,7 +178,7 @@ def attend(
         b_new = ()
         for i in tl.static_range(NUM_CHUNKS):
             b_weights = b_p * b_scales[i] if FP8 else b_p
-            b_new = b_new + (matmul(b_weights, b_kv[i], b_acc[i] * b_shrink[:, None], UPCAST),)
+            b_new += (matmul(b_weights, b_kv[i], b_acc[i] * b_shrink[:, None], UPCAST),)
         b_acc = b_new
 
     if CAUSAL and S_Q > 1:

@@ -261,9 +261,7 @@ def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tile
     widths = {"kv_lora_rank": shape.kv_lora_rank, "qk_rope_head_dim": shape.qk_rope_head_dim}
     num_rows = shape.num_heads * shape.s_q
     if tiles is None:
-        tiles = choose_tiles(
-            gpu.arch, num_rows=num_rows, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths
-        )
+        tiles = choose_tiles(gpu.arch, num_rows=num_rows, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
     num_blocks = cdiv(num_rows, tiles.block_h)
     programs = programs_per_multiprocessor(
         tiles, matrix_unit(gpu.arch), dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths

@@ -43,7 +43,13 @@ CASES = {
     "no rotary part": {"seq_lens": [77, 31], "num_heads": 7, "kv_lora_rank": 320, "qk_rope_head_dim": 0},
     "fp8": {"seq_lens": [140, 0, 65], "num_heads": 16, "dtype": "fp8_mla"},
     "fp8, four tokens": {"seq_lens": [111, 20], "num_heads": 9, "s_q": 4, "dtype": "fp8_mla", "page_size": 16},
-    "fp8, narrow, views": {"seq_lens": [70, 20], "num_heads": 3, "dtype": "fp8_mla", "kv_lora_rank": 128, "strided": True},
+    "fp8, narrow, views": {
+        "seq_lens": [70, 20],
+        "num_heads": 3,
+        "dtype": "fp8_mla",
+        "kv_lora_rank": 128,
+        "strided": True,
+    },
     "fp8, three groups, no rotary part": {
         "seq_lens": [70],
         "num_heads": 3,

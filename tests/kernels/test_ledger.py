@@ -1,7 +1,6 @@
 """The traffic ledger: exact bytes, so that a reader can trust what it says about each version of a kernel."""
 
 import pytest
-import torch
 
 from mla_edu.kernels.ledger import ideal_bytes, traffic
 from mla_edu.kernels.problems import random_problem
