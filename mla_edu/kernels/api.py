@@ -16,10 +16,10 @@ from torch import Tensor
 from mla_edu.cache.fp8 import fp8_row_bytes
 
 Backend = Literal["triton", "reference", "auto"]
+BACKENDS = get_args(Backend)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-@torch.no_grad()
 def mla_decode(
     q: Float[Tensor, "batch s_q heads row"],
     kv_cache: Tensor,
@@ -70,7 +70,7 @@ def mla_decode(
     """
     _check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     _check_numbers(sm_scale, num_splits)
-    if backend not in get_args(Backend):
+    if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
     if q.device.type == "cpu" or validate:
         _check_values(block_table, seq_lens, kv_cache)

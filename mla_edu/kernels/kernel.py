@@ -111,10 +111,14 @@ def attend(
     p_q, p_kv, p_table, p_lens, p_out, p_lse, p_partial, p_partial_lse, scale, num_splits, min_split,
     stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp, stride_len,
     NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    CAUSAL: tl.constexpr, SPLIT: tl.constexpr, FP8: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """One block of rows of one sequence over one split of its tokens: every tile is loaded once, as key and value."""
+    """One block of rows of one sequence over one split of its tokens: every tile is loaded once, as key and value.
+
+    Without p_partial there is one split.
+    """
+    FP8: tl.constexpr = p_kv.dtype.element_ty == tl.uint8
     NUM_ROWS: tl.constexpr = NUM_HEADS * S_Q
     NUM_BLOCKS: tl.constexpr = (NUM_ROWS + BLOCK_H - 1) // BLOCK_H
     batch = (tl.program_id(0) // NUM_BLOCKS).to(tl.int64)
@@ -185,9 +189,8 @@ def attend(
         b_sum = tl.where(o_last >= unseen, float("nan"), b_sum)
     b_total = tl.where(b_sum == 0.0, 1.0, b_sum)  # of a row that has seen no key: 0 / 1, and -inf + 0
     b_lse = b_max + tl.log2(b_total)
-    to_partial = used > 1
     o_partial = (batch * num_splits + split) * NUM_ROWS + o_row
-    if SPLIT and to_partial:
+    if p_partial is not None and used > 1:
         tl.store(p_partial_lse + o_partial, b_lse, mask=m_row)
     else:
         tl.store(p_lse + (batch * NUM_HEADS + o_head) * S_Q + o_token, b_lse * 0.6931471805599453, mask=m_row)
@@ -195,7 +198,7 @@ def attend(
         o_c = i * BLOCK_C + tl.arange(0, BLOCK_C)
         m_out = m_row[:, None] & (o_c < RANK)[None, :]
         b_out = b_acc[i] / b_total[:, None]
-        if SPLIT and to_partial:
+        if p_partial is not None and used > 1:
             tl.store(p_partial + o_partial[:, None] * RANK + o_c[None, :], b_out, mask=m_out)
         else:
             p_rows = p_out + (batch * NUM_ROWS + o_row) * RANK

@@ -7,6 +7,7 @@ from mla_edu.attention.reference import causal_mask
 from mla_edu.cache.fp8 import unpack_fp8
 
 
+@torch.no_grad()
 def decode(
     q: Tensor,
     kv_cache: Tensor,

@@ -240,9 +240,14 @@ class Plan:
     block_c: int  # columns of a chunk of the latent, and of the rotary part, filled up with zeros
     block_r: int
     num_blocks: int  # of rows, for each sequence
+    programs: int  # that are to run on a multiprocessor at a time
     num_splits: int  # of each sequence
     min_split: int  # tokens
-    max_registers: int | None  # that the compiler may give a thread; None leaves it to the compiler
+
+    @property
+    def max_registers(self) -> int | None:
+        """How many the compiler may give a thread, that as many programs fit; None leaves it to the compiler."""
+        return None if self.programs == 1 else REGISTERS // (self.programs * 32 * self.tiles.num_warps)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -270,5 +275,4 @@ def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tile
     if num_splits is None:
         num_splits = choose_num_splits(max(1, shape.batch * num_blocks), shape.max_len, programs * gpu.multiprocessors)
         min_split = MIN_SPLIT
-    max_registers = REGISTERS // (programs * 32 * tiles.num_warps) if programs > 1 else None
-    return Plan(tiles, *block_widths(tiles, **widths), num_blocks, num_splits, min_split, max_registers)
+    return Plan(tiles, *block_widths(tiles, **widths), num_blocks, programs, num_splits, min_split)

@@ -139,8 +139,12 @@ def test_a_nan_in_a_query_shows_in_its_row_if_that_sees_a_key(drawn, num_splits)
 @pytest.mark.parametrize("maximum", ["of NaN is NaN", "passes over NaN"])
 @pytest.mark.parametrize(
     ("dtype", "tiles"),
-    [("bf16", Tiles(64, 64, 8, 2)), ("bf16", Tiles(64, 32, 8, 2, 4)), ("fp32", Tiles(16, 16, 8, 1, 4))]
-    + [("fp8_mla", Tiles(32, 32, 8, 2, 4))],
+    [
+        ("bf16", Tiles(64, 64, 8, 2)),
+        ("bf16", Tiles(64, 32, 8, 2, 4)),
+        ("fp32", Tiles(16, 16, 8, 1, 4)),
+        ("fp8_mla", Tiles(32, 32, 8, 2, 4)),
+    ],
     ids=str,
 )
 def test_tiles_of_every_kind_keep_a_nan_where_it_is_seen(dtype, tiles, maximum, num_splits, request):
