@@ -13,8 +13,8 @@ from mla_edu.kernels import api, mla_decode, reference
 from mla_edu.kernels.problems import check_answer, random_problem
 from mla_edu.testing import randomize, relative_error
 
-PROBLEM = random_problem([20, 33], num_heads=3, dtype=torch.float32, kv_lora_rank=32, qk_rope_head_dim=8, page_size=16)
-FP8 = random_problem([20, 33], fp8=True, kv_lora_rank=128, page_size=16)
+PROBLEM = random_problem([20, 33], num_heads=3, dtype="fp32", kv_lora_rank=32, qk_rope_head_dim=8, page_size=16)
+FP8 = random_problem([20, 33], dtype="fp8_mla", kv_lora_rank=128, page_size=16)
 
 
 def call(problem=PROBLEM, **changed):
@@ -84,8 +84,9 @@ def test_a_layer_that_decodes_through_pages_equals_its_full_pass(s_q, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_sees_no_key_gives_zero_and_minus_infinity(dtype):
     """An empty sequence, and the first of three new tokens where there are only two: the specification itself."""
-    problem = random_problem([0, 2], s_q=3, dtype=dtype, kv_lora_rank=16, qk_rope_head_dim=8)
-    out, lse = reference.decode(*problem.tensors, **problem.options)
+    problem = random_problem([0, 2], s_q=3, dtype="fp32", kv_lora_rank=16, qk_rope_head_dim=8)
+    q, kv_cache, block_table, seq_lens = problem.tensors
+    out, lse = reference.decode(q.to(dtype), kv_cache.to(dtype), block_table, seq_lens, **problem.options)
     assert (out[0] == 0).all() and (lse[0] == float("-inf")).all()
     assert (out[1, 0] == 0).all() and (lse[1, :, 0] == float("-inf")).all()
     assert (out[1, 1:] != 0).all() and lse[1, :, 1:].isfinite().all()
@@ -97,8 +98,14 @@ def test_without_return_lse_the_result_alone_comes_back():
     check_answer(call(return_lse=True), PROBLEM.expected())
 
 
-def test_no_gradient_flows():
-    assert not call(q=PROBLEM.q.clone().requires_grad_()).requires_grad
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_no_gradient_flows(backend):
+    if backend == "triton":
+        pytest.importorskip("triton")
+        if torch.cuda.is_available():
+            pytest.skip("Triton does not interpret here")
+    out, lse = call(q=PROBLEM.q.clone().requires_grad_(), backend=backend, return_lse=True)
+    assert not out.requires_grad and not lse.requires_grad
 
 
 def test_the_default_on_a_cpu_is_the_reference(monkeypatch):
@@ -165,7 +172,7 @@ def test_bad_fp8_caches_are_named():
 
 def test_what_no_tile_holds_fails_on_triton_and_not_on_the_reference():
     pytest.importorskip("triton")
-    wide = random_problem([5], kv_lora_rank=600, dtype=torch.float32)
+    wide = random_problem([5], kv_lora_rank=600, dtype="fp32")
     check_answer(call(wide, return_lse=True), wide.expected())
     with pytest.raises(ValueError, match="kv_lora_rank is 600; expected at most 512"):
         call(wide, backend="triton")
@@ -175,7 +182,7 @@ def run(code, **environment):
     lines = (
         "import torch\nfrom mla_edu.kernels.problems import random_problem\nfrom mla_edu.kernels import mla_decode\n"
     )
-    lines += "p = random_problem([5], dtype=torch.float32, kv_lora_rank=16)\n"
+    lines += "p = random_problem([5], dtype='fp32', kv_lora_rank=16)\n"
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
     return subprocess.run([sys.executable, "-c", lines + code], capture_output=True, text=True, env=kept)
 
