@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread per process, the same Hypothesis examples in every CI run; a made-up run."""
+"""What all tests share: no network, one thread per process, the same Hypothesis examples in CI, a made-up run."""
 
 import os
 

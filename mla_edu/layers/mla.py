@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mla_edu.cache.contiguous import LatentCache
 from mla_edu.config import MLAConfig
+from mla_edu.cost import cheaper_mode
 from mla_edu.layers.inputs import check_hidden_states
 from mla_edu.ops.latent import latent_attention
 from mla_edu.ops.rope import check_positions, rope_frequencies, rope_magnitude, rotate, softmax_factor
@@ -96,8 +97,7 @@ class MultiHeadLatentAttention(nn.Module):
         rows = torch.cat((c_kv, k_pe), dim=-1) if cache is None else cache.append(c_kv, k_pe)
 
         if mode == "auto":
-            costs = attention_macs(config, seq, start + seq)
-            mode = min(costs, key=costs.get)
+            mode = cheaper_mode(config, seq, start + seq)
         attend = self._absorbed if mode == "absorbed" else self._expanded
         return self.o_proj(attend(q_nope, q_pe, rows).flatten(2))
 
@@ -166,24 +166,3 @@ class MultiHeadLatentAttention(nn.Module):
         q = torch.cat((torch.einsum("bshn,hnc->bshc", q_nope, w_uk), q_pe), dim=-1)
         latent = latent_attention(q, rows, kv_lora_rank=config.kv_lora_rank, sm_scale=self.sm_scale)
         return torch.einsum("bshc,hvc->bshv", latent, w_uv)
-
-
-def attention_macs(config: MLAConfig, num_new: int, num_keys: int) -> dict[str, int]:
-    """Multiply-adds per head, between the query projections and W_O, of ``num_new`` tokens over ``num_keys``.
-
-    With s new tokens over C in all, new ones included, and d_k = d_nope + d_rope:
-
-    - expanded: C d_c (d_nope + d_v) to rebuild keys and values, s C (d_k + d_v) for scores and weighted sum;
-    - absorbed: s d_c (d_nope + d_v) to take queries down and results up, s C (2 d_c + d_rope) over the latents.
-
-    They meet at 1/s = (2 d_c - d_nope - d_v) / (d_c (d_nope + d_v)) + 1/C: at 171 new tokens with DeepSeek-V3's widths
-    and a long cache, whatever the number of heads. Fewer new tokens are cheaper absorbed.
-
-    Returns:
-        ``{"expanded": ..., "absorbed": ...}``.
-    """
-    up = config.kv_lora_rank * (config.qk_nope_head_dim + config.v_head_dim)
-    return {
-        "expanded": num_keys * up + num_new * num_keys * (config.qk_head_dim + config.v_head_dim),
-        "absorbed": num_new * up + num_new * num_keys * (2 * config.kv_lora_rank + config.qk_rope_head_dim),
-    }
