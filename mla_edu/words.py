@@ -24,6 +24,6 @@ def percent(share: float) -> str:
     return f"{round(100 * share):,}%" if share >= 0.0995 else f"{100 * share:#.2g}%"
 
 
-def times(ratio: float) -> str:
+def ratio(number: float) -> str:
     """How many times: 53x, 1.9x, 0.75x."""
-    return f"{ratio:.0f}x" if ratio >= 9.95 else f"{ratio:#.2g}x"
+    return f"{number:.0f}x" if number >= 9.95 else f"{number:#.2g}x"
