@@ -8,7 +8,8 @@ from mla_edu.bench.grid import GRID, Case, cases
 from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources, layer_steps
 from mla_edu.book.widgets import MeasuredResults
 from mla_edu.book.widgets.measured_board import board
-from mla_edu.book.widgets.measured_results import nearest, pace, quantities, sentence, times
+from mla_edu.book.widgets.measured_results import bound, nearest, quantities, sentence, times
+from mla_edu.cost import pace
 from mla_edu.registry import get_gpu, list_gpus
 
 LAYER_STEPS = layer_steps()
@@ -104,7 +105,7 @@ def test_gpu_without_results_has_bounds_and_no_times():
     assert sentence(h200, CHOICE) == (
         "NVIDIA H200 141GB SXM: not measured yet. By its datasheet a step takes at least 504 µs; memory sets the pace."
     )
-    assert pace(h200, CHOICE | {"heads": 128}) == "arithmetic"
+    assert pace(*bound(h200, CHOICE | {"heads": 128})) == "arithmetic"
 
 
 def test_t4_is_offered_fp16_and_said_to_be_too_small():
