@@ -7,7 +7,7 @@ from mla_edu.bench.grid import Case
 from mla_edu.bench.results import OURS, Results
 
 QUOTED = [Case(heads=h, s_q=1, context=2**16, batch=b, dtype="bf16") for h in (16, 128) for b in (1, 32)]
-QUOTED += [Case(heads=16, s_q=1, context=2**16, batch=32, dtype="fp8")]
+QUOTED += [Case(heads=16, s_q=1, context=2**16, batch=32, dtype="fp8_mla")]
 
 
 def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any]) -> str:
@@ -22,12 +22,12 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any]) -> str:
         times = results.times()
         for case in filter(times.__contains__, QUOTED):
             beside = [
-                f"{found.microseconds / times[case].microseconds:.2f}x as fast as {name}"
+                f"{found.time / times[case].time:.2f}x as fast as {name}"
                 for name in results.kernels
                 if name not in (OURS, "transformers") and (found := results.times(name).get(case))
             ]
             shape = f"{case.heads} heads, {case.batch} x {case.context:,} tokens, {case.dtype}"
-            time, share = f"{times[case].microseconds:,.1f} µs", f"{results.fraction(times[case]):.0%}"
+            time, share = f"{times[case].time:,.1f} µs", f"{results.fraction(times[case]):.0%}"
             cells = ["the decode kernel", results.machine.name, shape, time, share, ", ".join(beside)]
             lines.append(f"| {' | '.join(cells)} |")
     hardware = layer_steps["hardware"]

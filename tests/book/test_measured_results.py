@@ -36,7 +36,7 @@ def measure(case, name):
 
 def synthetic():
     """Results that nobody measured, of an earlier kernel."""
-    axes = itertools.product((16, 128), (1, 2), (1024, 4096, 131072), (1, 8), ("bf16", "fp8"))
+    axes = itertools.product((16, 128), (1, 2), (1024, 4096, 131072), (1, 8), ("bf16", "fp8_mla"))
     cases = [Case(heads=h, s_q=q, context=c, batch=b, dtype=d) for h, q, c, b, d in axes if (h, c) != (128, 1024)]
     return Results(
         machine=Machine(name="Test GPU", multiprocessors=7, memory_bytes=10**11, l2_bytes=10**7, driver="1.2"),

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from mla_edu.book.roofline import draw_roofline
+from mla_edu.cost import Rates
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def results(make_results, case):
 
 def test_roofline_has_a_point_for_each_measured_case(results):
     _, ax = plt.subplots()
-    draw_roofline(ax, 1e12, 1e14, results)
+    draw_roofline(ax, Rates(1e14, 1e12), results)
     roof, points = ax.lines
     assert list(roof.get_ydata()) == pytest.approx([4.0, 100.0, 100.0])
     assert list(roof.get_xdata()) == pytest.approx([4, 100, 1024])
@@ -24,6 +25,6 @@ def test_roofline_has_a_point_for_each_measured_case(results):
 
 def test_roofline_without_results_has_no_points():
     _, ax = plt.subplots()
-    draw_roofline(ax, 1e12, 1e14)
+    draw_roofline(ax, Rates(1e14, 1e12))
     assert len(ax.lines) == 1
     plt.close()

@@ -9,7 +9,13 @@ from mla_edu.cost import Rates, rates
 from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 from mla_edu.words import digits, size
 
-START = {"dtype": "bf16", "heads": 16, "s_q": 1, "context": 2**16, "batch": 32}  # the choice that is shown at first
+START: dict[str, Any] = {
+    "dtype": "bf16",
+    "heads": 16,
+    "s_q": 1,
+    "context": 2**16,
+    "batch": 32,
+}  # the choice that is shown at first
 Choice = dict[str, Any]  # a value for each name of START
 
 
@@ -34,10 +40,10 @@ def _measured(results: Results) -> dict[str, Any]:
             reasons.append(reason)
         return -reasons.index(reason)
 
-    missing = [0 if name in tried else because(results.kernels.get(name, reasons[0])) for name in kernels]
+    missing: list[float] = [0 if name in tried else because(results.kernels.get(name, reasons[0])) for name in kernels]
     steps = {step_key(each.case.model_dump()): missing.copy() for each in results.measurements}
     for each in results.measurements:
-        cell = because(each.why_not) if each.microseconds is None else float(f"{each.microseconds:.5g}")
+        cell = because(each.why_not) if each.why_not else float(f"{each.microseconds:.5g}")
         steps[step_key(each.case.model_dump())][kernels.index(each.kernel)] = cell
     cases = [each.case for each in results.measurements]
     timed = {each.kernel for each in results.measurements if each.microseconds}
@@ -95,7 +101,7 @@ def _layer(layer_steps: dict[str, Any]) -> dict[str, Any]:
 def _datasheet(gpu: GPUSpec) -> dict[str, Any]:
     axes = {name: sorted(GRID[name]) for name in START}
     if "bf16" not in gpu.flops:
-        axes["dtype"] = ["fp16", *(name for name in axes["dtype"] if name.startswith("fp8"))]
+        axes["dtype"] = ["fp16", "fp8_mla"]
     return {
         "name": gpu.name,
         "title": gpu.title,

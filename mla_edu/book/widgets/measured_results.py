@@ -33,7 +33,7 @@ def times(machine: dict[str, Any], choice: Choice) -> dict[str, float | str]:
     return dict(zip(machine["kernels"], shown, strict=True))
 
 
-def quantities(machine: dict[str, Any], choice: Choice) -> dict[str, float | None]:
+def quantities(machine: dict[str, Any], choice: Choice) -> dict[str, Any]:
     """The numbers of one choice, those of our kernel None where it has no time.
 
     Returns:
@@ -82,8 +82,8 @@ def sentence(machine: dict[str, Any], choice: Choice) -> str:
     if found["microseconds"] is None:
         return f"{start}{ours}: {taken[ours]}. {allows[0].upper()}{allows[1:]}: {least} at best."
     peers = {name: time for name, time in taken.items() if name != ours and not isinstance(time, str)}
-    fastest = min(peers, key=peers.get, default=None)
-    compare = f"; {ratio(peers[fastest] / found['microseconds'])} as fast as {fastest}" if peers else ""
+    fastest, time = min(peers.items(), key=lambda peer: peer[1], default=("", 0.0))
+    compare = f"; {ratio(time / found['microseconds'])} as fast as {fastest}" if peers else ""
     return f"{start}{ours}: {duration(found['microseconds'])}, {percent(found['share'])} of {allows}{compare}."
 
 
@@ -143,16 +143,19 @@ class MeasuredResults(Widget):
     def _axes(self, machine: str) -> dict[str, list[Any]]:
         if machine not in self._machines:
             raise ValueError(f"machine is {machine!r}; expected one of {', '.join(self._machines)}")
-        return self._machines[machine]["axes"]
+        axes: dict[str, list[Any]] = self._machines[machine]["axes"]
+        return axes
 
     @traitlets.validate("machine")
     def _valid_machine(self, proposal: Any) -> str:
-        self._axes(proposal["value"])
-        return proposal["value"]
+        machine: str = proposal["value"]
+        self._axes(machine)
+        return machine
 
     @traitlets.validate(*START)
     def _valid_setting(self, proposal: Any) -> int | str:
-        name, value = proposal["trait"].name, proposal["value"]
+        name: str = proposal["trait"].name
+        value: int | str = proposal["value"]
         values = self._axes(self.machine)[name]
         if value not in values:
             raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(str, values))} on {self.machine}")
@@ -170,7 +173,7 @@ class MeasuredResults(Widget):
         return {name: getattr(self, name) for name in START}
 
     @property
-    def quantities(self) -> dict[str, float | None]:
+    def quantities(self) -> dict[str, Any]:
         """``quantities`` of the present settings."""
         return quantities(self._machines[self.machine], self.choice)
 

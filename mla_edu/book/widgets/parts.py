@@ -57,7 +57,7 @@ def one_of(name: str, choices: tuple[str, ...]) -> Name:
     return Name(read)
 
 
-class Widget(anywidget.AnyWidget):  # type: ignore[misc]
+class Widget(anywidget.AnyWidget):
     """A view whose settings are attributes: setting one moves the view, and the view sets them.
 
     Its answer, for the settings of the moment, is ``quantities``. Viewers that run no widget get ``text`` or ``html``.
@@ -90,5 +90,5 @@ class Widget(anywidget.AnyWidget):  # type: ignore[misc]
         return f"<pre>{html.escape(self.text())}</pre>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        return data | {"text/plain": self.text(), "text/html": self.html()}, metadata
+        view, metadata = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        return view | {"text/plain": self.text(), "text/html": self.html()}, metadata
