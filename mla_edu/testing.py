@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
     from transformers import PreTrainedModel
 
-    from mla_edu.cache.contiguous import KVCache, LatentCache
+    from mla_edu.cache.layer import LayerCache
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -27,10 +27,15 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def poison(cache: "KVCache | LatentCache") -> None:
-    """Fill all memory past the cache's length with NaN: whoever reads it shows."""
-    for tensor in cache.tensors:
-        tensor[:, cache.length :] = float("nan")
+def poison(cache: "LayerCache") -> None:
+    """Fill all memory of a cache that holds no token with NaN: whoever reads it shows."""
+    shape = cache.table.memory_shape
+    places = torch.arange(math.prod(shape), device=cache.memory[0].device).view(shape)
+    is_free = torch.ones_like(places, dtype=torch.bool)
+    for _, (held,) in cache.table.read(places):
+        is_free.view(-1)[held.flatten()] = False
+    for memory in cache.memory:
+        memory[is_free] = 0xFF if memory.dtype == torch.uint8 else torch.nan  # bytes of 0xFF are NaN in every format
 
 
 def randomize(layer: nn.Module, seed: int = 0) -> nn.Module:

@@ -82,7 +82,7 @@ def attention_macs(config: Layer, num_new: int, num_keys: int, mode: Mode | None
 
     Args:
         config: the layer.
-        num_new: tokens that attend, the last of the keys.
+        num_new: tokens that attend, the last of the keys; 0 is allowed.
         num_keys: tokens that are attended to, the new ones included.
         mode: "expanded" or "absorbed" for MLA; must be None for GQA.
         causal: which scores count. False: the rectangle, every new token with every key, which is what a layer in plain
@@ -92,7 +92,7 @@ def attention_macs(config: Layer, num_new: int, num_keys: int, mode: Mode | None
     Raises:
         ValueError: a number out of range, or a mode that does not fit the layer.
     """
-    check_integer("num_new", num_new)
+    check_integer("num_new", num_new, lowest=0)
     check_integer("num_keys", num_keys, lowest=num_new)
     _check_mode(config, mode)
     window = getattr(config, "sliding_window", None)

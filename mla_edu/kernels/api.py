@@ -16,7 +16,7 @@ from torch import Tensor
 from mla_edu.ops.fp8 import fp8_row_bytes
 
 Backend = Literal["triton", "reference", "auto"]
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 @torch.no_grad()
@@ -44,7 +44,8 @@ def mla_decode(
     No gradient flows back.
 
     Args:
-        q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16 or fp32.
+        q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16, fp32, or
+            fp64 for the reference alone.
         kv_cache: ``[num_pages, page_size, row]`` in the dtype of ``q``; or uint8 ``[..., 656]`` (for a latent of 512
             and 64 rotary numbers), the layout of ``mla_edu.ops.fp8``, with ``q`` in bf16.
         block_table: int32, the page of each block of ``page_size`` tokens.
@@ -69,8 +70,7 @@ def mla_decode(
     """
     _check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     _check_numbers(sm_scale, num_splits)
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
+    check_backend(backend)
     if q.device.type == "cpu" or validate:
         _check_values(block_table, seq_lens, kv_cache)
     options = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
@@ -79,8 +79,18 @@ def mla_decode(
 
         out, lse = reference.decode(q, kv_cache, block_table, seq_lens, **options)
     else:
+        if q.dtype == torch.float64:
+            raise TypeError(
+                "q is torch.float64; expected backend='reference' with it, since Triton's kernels have fp32"
+            )
         out, lse = _triton(q.device).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
     return (out, lse) if return_lse else out
+
+
+def check_backend(backend: str) -> None:
+    """Raise ``ValueError`` unless there is such a backend."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
 
 
 def _check_tensors(q: Tensor, kv_cache: Tensor, block_table: Tensor, seq_lens: Tensor, kv_lora_rank: int) -> None:
@@ -93,7 +103,7 @@ def _check_tensors(q: Tensor, kv_cache: Tensor, block_table: Tensor, seq_lens: T
         if tensor.device != q.device:
             raise ValueError(f"{name} is on {tensor.device}; expected {q.device}, as q")
     if q.dtype not in DTYPES:
-        raise TypeError(f"q is {q.dtype}; expected torch.bfloat16, torch.float16 or torch.float32")
+        raise TypeError(f"q is {q.dtype}; expected {', '.join(map(str, DTYPES))}")
     for name, tensor in (("block_table", block_table), ("seq_lens", seq_lens)):
         if tensor.dtype != torch.int32:
             raise TypeError(f"{name} is {tensor.dtype}; expected torch.int32")

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 TIMED_STEPS = 3  # with each number of threads, before the faster one is kept
 
 
-def next_token_loss(model: nn.Module, windows: Int[Tensor, "batch seq+1"]) -> Tensor:
+def next_token_loss(model: nn.Module, windows: Int[Tensor, "batch window"]) -> Tensor:
     """Mean cross-entropy of each next token, in nats."""
     logits = model(windows[:, :-1])
     return cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
@@ -19,7 +19,7 @@ def next_token_loss(model: nn.Module, windows: Int[Tensor, "batch seq+1"]) -> Te
 
 def draw_windows(
     tokens: UInt8[Tensor, " tokens"], num_windows: int, seq_len: int, generator: torch.Generator
-) -> Int[Tensor, "windows seq+1"]:
+) -> Int[Tensor, "windows window"]:
     """Pieces of ``seq_len`` tokens and the one that follows, from random places."""
     starts = torch.randint(len(tokens) - seq_len, (num_windows, 1), generator=generator)
     return tokens[starts + torch.arange(seq_len + 1)].long()
@@ -57,7 +57,8 @@ def train(
     if not hasattr(torch.optim, "Muon"):
         raise ImportError(f"train needs torch.optim.Muon, of torch 2.9; found torch {torch.__version__}")
 
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if name.startswith("blocks.") and parameter.ndim == 2 else others).append(parameter)
     optimizers = [
@@ -73,7 +74,7 @@ def train(
     try:
         for step in range(num_steps):
             timed = step < TIMED_STEPS * len(fastest)
-            used = list(fastest)[step % len(fastest)] if timed else min(fastest, key=fastest.get)
+            used = list(fastest)[step % len(fastest)] if timed else min(fastest, key=lambda number: fastest[number])
             torch.set_num_threads(used)
             start = time.perf_counter()
             loss = next_token_loss(model, draw_windows(tokens, batch_size, seq_len, generator))

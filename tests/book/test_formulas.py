@@ -188,7 +188,7 @@ def test_rotations(page, x, position, theta):
     frequencies = rope_frequencies(len(x), theta)
     turned = rotate(
         torch.tensor(x, dtype=torch.float64)[None, None, None],
-        torch.tensor([position]),
+        torch.tensor([[position]]),
         frequencies,
         pairing="interleaved",
     )

@@ -11,9 +11,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 import mla_edu.layers.mla as mla
+import mla_edu.layers.rotary as rotary
+import mla_edu.ops.latent as ops_latent
 from mla_edu import MLAConfig, config_from_hf
 from mla_edu.cache import LatentCache
 from mla_edu.models.load import load_attention
+from mla_edu.ops.rope import rotate
 from mla_edu.testing import (
     MLA_FAMILIES,
     MLA_YARN,
@@ -112,9 +115,6 @@ def folders(tmp_path_factory):
 # Every check fails when what it protects is broken
 
 
-mla_rotate = mla.rotate
-
-
 class Normless(nn.Module):
     def forward(self, x):
         return x
@@ -140,6 +140,13 @@ def plain_scale(layer):
     layer.sm_scale = layer.config.qk_head_dim**-0.5
 
 
+def set_pairing(pairing):
+    def change(layer):
+        layer.rotary.pairing = pairing
+
+    return change
+
+
 def set_option(**changes):
     def change(layer):
         layer.config = MLAConfig(**layer.config.model_dump() | changes)
@@ -155,8 +162,8 @@ def set_option(**changes):
         ("deepseek_v3", other_eps),
         ("deepseek_v3", skip_query_norm),
         ("deepseek_v3", plain_scale),
-        ("deepseek_v2", set_option(rope_interleave=False)),
-        ("minicpm3", set_option(rope_interleave=True)),
+        ("deepseek_v2", set_pairing("halves")),
+        ("minicpm3", set_pairing("interleaved")),
         ("mistral4", set_option(llama_4_scaling_beta=0.0)),
         ("longcat_flash", set_option(mla_scale_q_lora=False)),
         ("longcat_flash", set_option(mla_scale_kv_lora=False)),
@@ -171,21 +178,22 @@ def test_the_parity_check_sees_a_broken_layer(folders, family, break_it):
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"),
+    ("modules", "name", "broken"),
     [
-        ("causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool).tril(k - q + 1)),
-        ("rope_magnitude", lambda scaling: 1.01),
-        ("rotate", lambda x, p, f, **options: mla_rotate(x, p - p[0], f, **options)),
-        ("rotate", lambda x, p, f, **options: mla_rotate(x, 2 * p, f, **options)),
-        ("rotate", lambda x, p, f, **options: x),
+        ((mla, ops_latent), "causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool).tril(k - q + 1)),
+        ((rotary,), "rotate", lambda *args, **options: 1.01 * rotate(*args, **options)),
+        ((rotary,), "rotate", lambda x, p, f, **options: rotate(x, p - p[:, :1], f, **options)),
+        ((rotary,), "rotate", lambda x, p, f, **options: rotate(x, 2 * p, f, **options)),
+        ((rotary,), "rotate", lambda x, p, f, **options: x),
     ],
     ids=["mask one off", "magnitude", "positions from zero", "positions doubled", "no rotation"],
 )
-def test_the_parity_check_sees_a_broken_step(monkeypatch, folders, name, broken):
+def test_the_parity_check_sees_a_broken_step(monkeypatch, folders, modules, name, broken):
     folder, model = folders["deepseek_v3"]
     layer = load_attention(folder, layer=2)
     assert worst_position(layer, model) < 1e-5
-    monkeypatch.setattr(mla, name, broken)
+    for module in modules:
+        monkeypatch.setattr(module, name, broken)
     assert worst_position(layer, model) > 1e-3
 
 

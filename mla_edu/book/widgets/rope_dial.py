@@ -38,7 +38,7 @@ def quantities(key_position: int, distance: int) -> dict[str, float]:
 
     def turned(x: torch.Tensor, position: int) -> torch.Tensor:
         frequencies = rope_frequencies(len(x), THETA)
-        return rotate(x[None, None, None], torch.tensor([position]), frequencies, pairing="interleaved").flatten()
+        return rotate(x[None, None, None], torch.tensor([[position]]), frequencies, pairing="interleaved").flatten()
 
     q, w_uk, c, q_rope, k_rope = (torch.tensor(numbers, dtype=torch.float64) for numbers in VECTORS.values())
     query_position = key_position + distance
