@@ -36,6 +36,10 @@ def _check_mode(config: Layer, mode: str | None) -> None:
         raise ValueError(f"mode is {mode!r}; expected None for a layer of kind {config.kind!r}")
 
 
+def _window(config: Layer) -> int | None:
+    return config.sliding_window if isinstance(config, GQAConfig) else None
+
+
 def num_scores(num_cached: int, num_new: int, window: int | None = None) -> int:
     """Query-key pairs of one head: query i of ``num_new`` sees the cached tokens, itself and the new ones before it.
 
@@ -95,8 +99,7 @@ def attention_macs(config: Layer, num_new: int, num_keys: int, mode: Mode | None
     check_integer("num_new", num_new, lowest=0)
     check_integer("num_keys", num_keys, lowest=num_new)
     _check_mode(config, mode)
-    window = getattr(config, "sliding_window", None)
-    scores = num_scores(num_keys - num_new, num_new, window) if causal else num_new * num_keys
+    scores = num_scores(num_keys - num_new, num_new, _window(config)) if causal else num_new * num_keys
     macs = scores * attention_macs_per_score(config, mode)
     if isinstance(config, MLAConfig):
         macs += (num_keys if mode == "expanded" else num_new) * expansion_macs_per_token(config)
@@ -114,10 +117,8 @@ def cheaper_mode(config: MLAConfig, num_new: int, num_keys: int) -> Mode:
     Raises:
         ValueError: a number out of range.
     """
-    absorbed, expanded = (
-        attention_macs(config, num_new, num_keys, mode, causal=False) for mode in ("absorbed", "expanded")
-    )
-    return "absorbed" if absorbed < expanded else "expanded"
+    absorbed = attention_macs(config, num_new, num_keys, "absorbed", causal=False)
+    return "absorbed" if absorbed < attention_macs(config, num_new, num_keys, "expanded", causal=False) else "expanded"
 
 
 def absorption_crossover(config: MLAConfig, num_cached: int) -> int | None:
@@ -178,7 +179,7 @@ def attention_cost(
     check_integer("num_new", num_new)
     one_token = kv_cache_bytes(config, 1, batch_size, dtype)
     macs = attention_macs(config, num_new, num_cached + num_new, mode, causal=True)
-    window = getattr(config, "sliding_window", None)
+    window = _window(config)
     in_reach = num_cached + num_new if window is None else min(num_cached + num_new, window + num_new - 1)
     return Cost(2 * macs * batch_size, in_reach * one_token)
 

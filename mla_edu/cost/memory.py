@@ -19,7 +19,7 @@ def _model(model: str | ModelSpec) -> ModelSpec:
 
 def _groups(model_or_config: str | ModelSpec | Layer, role: str) -> list[CacheGroup]:
     if isinstance(model_or_config, GQAConfig | MLAConfig):
-        window = getattr(model_or_config, "sliding_window", None)
+        window = model_or_config.sliding_window if isinstance(model_or_config, GQAConfig) else None
         elements = model_or_config.elements_per_token
         groups: tuple[CacheGroup, ...] = (CacheGroup(role="kv", layers=1, elements=elements, window=window),)
     elif isinstance(model_or_config, str | ModelSpec):
