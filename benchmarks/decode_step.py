@@ -32,7 +32,7 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Atten
 
 from mla_edu import MLAConfig, MultiHeadLatentAttention
 from mla_edu.cache import LatentCache
-from mla_edu.layers.mla import attention_macs
+from mla_edu.cost import attention_macs
 from mla_edu.testing import relative_error
 
 RESULTS = Path(__file__).parents[1] / "mla_edu" / "bench" / "measured" / "decode_step_cpu.json"
@@ -152,7 +152,7 @@ def measure(num_cached: int, dtype: torch.dtype) -> dict[str, float]:
     rate = MATMUL_SIZE**3 / times["matmul"]
     weights = sum(parameter.numel() for parameter in layer.parameters())
     up = layer.kv_b_proj.weight.numel()  # its multiply-adds are those of absorption, which attention_macs counts
-    macs = weights - up + CONFIG.num_attention_heads * attention_macs(CONFIG, 1, num_cached + 1)["absorbed"]
+    macs = weights - up + attention_macs(CONFIG, 1, num_cached + 1, "absorbed", causal=False)
     cache_bytes = cache.rows.nbytes
     weight_bytes = weights * dtype.itemsize
     limits = {"memory": (cache_bytes + weight_bytes) / bandwidth, "arithmetic": macs / rate}

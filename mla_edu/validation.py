@@ -18,6 +18,25 @@ EvenPositiveInt = Annotated[PositiveInt, AfterValidator(_even)]
 EvenNonNegativeInt = Annotated[int, Field(strict=True, ge=0), AfterValidator(_even)]
 
 
+def check_integer(name: str, value: object, lowest: int = 1, highest: int | None = None) -> int:
+    """``value`` where it is an integer from ``lowest`` to ``highest``; True and False are none.
+
+    Raises:
+        ValueError: it is not; names the argument, its value and the range.
+    """
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= lowest
+        and (highest is None or value <= highest)
+    ):
+        return value
+    expected = "a positive integer" if lowest == 1 else f"an integer of at least {lowest:,}"
+    if highest is not None:
+        expected = f"an integer from {lowest:,} to {highest:,}"
+    raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
 class Checked(BaseModel):
     """Immutable, no unknown names; a bad value is one ``ValueError`` that names argument, value and expectation."""
 

@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread per process, the same Hypothesis examples in every CI run."""
+"""What all tests share: no network, one thread per process, the same Hypothesis examples in CI, a made-up run."""
 
 import os
 
@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -17,3 +18,47 @@ if not torch.cuda.is_available():
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture
+def make_results():
+    """``make_results({kernel: {case: µs or why not}}, {kernel: why it did not run}, **fields)``.
+
+    A made-up run on a made-up GPU: it copies at 1 TB/s and multiplies at 100 TFLOP/s.
+    """
+    from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources
+
+    def make(times, absent=None, **fields):
+        measurements = [
+            Measurement(case=case, kernel=kernel, why_not=found)
+            if isinstance(found, str)
+            else Measurement(case=case, kernel=kernel, microseconds=found, spread=0.01, error=0.001)
+            for kernel, cases in times.items()
+            for case, found in cases.items()
+        ]
+        machine = Machine(name="Test GPU", multiprocessors=9, memory_bytes=10**9, l2_bytes=10**6, driver="1.2")
+        defaults = {
+            "machine": machine,
+            "versions": {"torch": "2.13.0"},
+            "date": "2026-01-02",
+            "sources": kernel_sources(),
+            "toy": False,
+            "limits": Limits(copy_bytes_per_s=1e12, matmul_flop_per_s=1e14),
+            "floor_microseconds": 2.5,
+            "kernels": dict.fromkeys(times, "1.0") | (absent or {}),
+            "measurements": measurements,
+        }
+        return Results(**defaults | fields)
+
+    return make
+
+
+@pytest.fixture
+def case():
+    """``case(heads, context, batch=1, s_q=1, dtype="bf16")``."""
+    from mla_edu.bench.grid import Case
+
+    def make(heads, context, batch=1, s_q=1, dtype="bf16"):
+        return Case(heads=heads, s_q=s_q, context=context, batch=batch, dtype=dtype)
+
+    return make

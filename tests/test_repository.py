@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mla_edu
-from mla_edu.bench.report import measured_table
 from mla_edu.bench.results import layer_steps, measured_gpus
+from mla_edu.book.readme import measured_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,7 +1,4 @@
-"""A run's table, its summary and its roofline; and what the README says of all of them."""
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+"""A run's table and its summary."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,11 +6,7 @@ from rich.table import Table
 
 from mla_edu.bench.grid import Case
 from mla_edu.bench.results import OURS, Results
-from mla_edu.book import KEY, NEUTRAL
 from mla_edu.book.goals import GOALS, judge
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -75,67 +68,3 @@ def _reasons(results: Results) -> list[str]:
 
 def _versions(results: Results) -> str:
     return ", ".join(f"{name} {version}" for name, version in results.versions.items())
-
-
-QUOTED = [Case(heads=h, s_q=1, context=2**16, batch=b, dtype="bf16") for h in (16, 128) for b in (1, 32)]
-QUOTED += [Case(heads=16, s_q=1, context=2**16, batch=32, dtype="fp8")]
-
-
-def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any]) -> str:
-    """What was really measured, on which hardware, as a table in Markdown.
-
-    Args:
-        gpus: results of the decode kernel; for none of them there is a line that says so.
-        layer_steps: what ``benchmarks/decode_step.py`` wrote; its float32 steps are quoted.
-    """
-    lines = ["| measured | on | case | time | of the limit | beside it |", "|---|---|---|--:|--:|---|"]
-    for results in gpus:
-        times = results.times()
-        for case in filter(times.__contains__, QUOTED):
-            beside = [
-                f"{found.microseconds / times[case].microseconds:.2f}x as fast as {name}"
-                for name in results.kernels
-                if name not in (OURS, "transformers") and (found := results.times(name).get(case))
-            ]
-            shape = f"{case.heads} heads, {case.batch} x {case.context:,} tokens, {case.dtype}"
-            time, share = f"{times[case].microseconds:,.1f} µs", f"{results.fraction(times[case]):.0%}"
-            cells = ["the decode kernel", results.machine.name, shape, time, share, ", ".join(beside)]
-            lines.append(f"| {' | '.join(cells)} |")
-    hardware = layer_steps["hardware"]
-    for step in layer_steps["steps"]:
-        if step["dtype"] == "float32":
-            cells = [
-                "a layer's decode step, absorbed",
-                f"{hardware['cpu']}, {hardware['threads']} threads",
-                f"16 heads, {step['cached_tokens']:,} tokens, float32",
-                f"{step['absorbed_ms']:.1f} ms",
-                f"{step['fraction_of_limit']:.0%}",
-                f"{step['absorbed_speedup']:.1f}x as fast as transformers",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    if not gpus:
-        lines.append("| the decode kernel | no GPU yet | | not measured yet | | |")
-    return "\n".join(lines) + "\n"
-
-
-def draw_roofline(ax: "Axes", bandwidth: float, rate: float, results: Results | None = None) -> None:
-    """What memory and arithmetic allow over operations per byte, and, where there are results, what was reached.
-
-    Args:
-        ax: where to draw.
-        bandwidth: bytes per second: of a datasheet, or measured.
-        rate: operations per second in 16 bit.
-        results: their cases become points: one for each case, ours; without them only the roof is drawn.
-    """
-    ridge = rate / bandwidth
-    ends = (4, 1024)
-    roof = [min(rate, end * bandwidth) / 1e12 for end in (ends[0], ridge, ends[1])]
-    ax.plot([ends[0], ridge, ends[1]], roof, color=NEUTRAL, label="limit")
-    marks = {"bf16": {"marker": "o"}, "fp16": {"marker": "s"}, "fp8": {"marker": "^", "mfc": "none"}}
-    for dtype, mark in marks.items():
-        found = [each for case, each in (results.times() if results else {}).items() if case.dtype == dtype]
-        if found:
-            intensity = [each.case.flops / each.case.bytes for each in found]
-            reached = [each.tflop_per_s for each in found]
-            ax.plot(intensity, reached, color=KEY, linestyle="none", ms=3.5, alpha=0.6, label=dtype, **mark)
-    ax.set(xscale="log", yscale="log", xlim=ends, xlabel="FLOP per byte", ylabel="TFLOP/s")

@@ -8,7 +8,7 @@ import html
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ VALUE = "#a35fc0"
 NEUTRAL = "#808080"
 _INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mla",
     "font.size": 10,
@@ -43,7 +43,7 @@ _STYLE = {
 }
 
 
-def figure(width: float = 5.2, height: float = 3.1, **options):
+def figure(width: float = 5.2, height: float = 3.1, **options: Any) -> Any:
     """``matplotlib.pyplot.subplots`` in the book's style; returns the figure and its axes.
 
     Args:
@@ -52,9 +52,10 @@ def figure(width: float = 5.2, height: float = 3.1, **options):
         options: passed on, such as ``ncols``.
     """
     import matplotlib.pyplot as plt
+    from cycler import cycler
 
     plt.rcParams.update(_STYLE)
-    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=[KEY, QUERY, VALUE, ROPE, NEUTRAL])
+    plt.rcParams["axes.prop_cycle"] = cycler(color=[KEY, QUERY, VALUE, ROPE, NEUTRAL])
     return plt.subplots(figsize=(width, height), **options)
 
 

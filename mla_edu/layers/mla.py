@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.config import MLAConfig
+from mla_edu.cost import cheaper_mode
 from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.rotary import Rotary
 from mla_edu.ops.latent import latent_attention
@@ -94,8 +95,7 @@ class MultiHeadLatentAttention(nn.Module):
             q_nope, q_pe = self.queries(hidden_states, positions)
             c_kv, k_pe = self.latents(hidden_states, positions)
             if mode == "auto":
-                costs = attention_macs(self.config, hidden_states.shape[1], end)
-                mode = "expanded" if costs["expanded"] < costs["absorbed"] else "absorbed"
+                mode = cheaper_mode(self.config, hidden_states.shape[1], end)
             if cache is None:
                 rows = torch.cat((c_kv, k_pe), dim=-1)
                 if mode == "expanded":
@@ -175,24 +175,3 @@ class MultiHeadLatentAttention(nn.Module):
         q, k = torch.cat((q_nope, q_pe), dim=-1), torch.cat((k_nope, k_pe), dim=-1)
         mask = causal_mask(q.shape[1], k.shape[1], device=q.device)
         return attention(q, k, v, sm_scale=self.sm_scale, mask=mask)
-
-
-def attention_macs(config: MLAConfig, num_new: int, num_keys: int) -> dict[str, int]:
-    """Multiply-adds per head, between the query projections and W_O, of ``num_new`` tokens over ``num_keys``.
-
-    With s new tokens over C in all, new ones included, and d_k = d_nope + d_rope:
-
-    - expanded: C d_c (d_nope + d_v) to rebuild keys and values, s C (d_k + d_v) for scores and weighted sum;
-    - absorbed: s d_c (d_nope + d_v) to take queries down and results up, s C (2 d_c + d_rope) over the latents.
-
-    They meet at 1/s = (2 d_c - d_nope - d_v) / (d_c (d_nope + d_v)) + 1/C: at 171 new tokens with DeepSeek-V3's widths
-    and a long cache, whatever the number of heads. Fewer new tokens are cheaper absorbed.
-
-    Returns:
-        ``{"expanded": ..., "absorbed": ...}``.
-    """
-    up = config.kv_lora_rank * (config.qk_nope_head_dim + config.v_head_dim)
-    return {
-        "expanded": num_keys * up + num_new * num_keys * (config.qk_head_dim + config.v_head_dim),
-        "absorbed": num_new * up + num_new * num_keys * (2 * config.kv_lora_rank + config.qk_rope_head_dim),
-    }

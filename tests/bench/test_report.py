@@ -2,11 +2,10 @@
 
 import io
 
-import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
-from mla_edu.bench.report import draw_roofline, measured_table, print_report
+from mla_edu.bench.report import print_report
 from mla_edu.book.goals import GOALS
 
 
@@ -52,46 +51,3 @@ def test_goals_come_last(results):
 def test_toy_run_is_held_to_no_goal(make_results, case):
     text = printed(make_results({"ours": {case(16, 70): 5.0}}, toy=True))
     assert text.rstrip().endswith("the times mean nothing.") and GOALS[0].title not in text
-
-
-def test_measured_table_quotes_each_gpu_beside_its_peers(make_results, case):
-    quoted, other = case(16, 2**16, batch=32), case(16, 4096, batch=128)
-    times = {
-        "ours": {quoted: 3000.0, other: 1.0},
-        "sglang": {quoted: 6000.0},
-        "eager": {quoted: "out of memory"},
-        "transformers": {quoted: 9000.0},
-    }
-    steps = {"hardware": {"cpu": "CPU", "threads": 2}, "steps": [{"dtype": "bfloat16"}]}
-    (line,) = measured_table([make_results(times)], steps).splitlines()[2:]
-    assert line == (
-        "| the decode kernel | Test GPU | 16 heads, 32 x 65,536 tokens, bf16 | 3,000.0 µs | 81% "
-        "| 2.00x as fast as sglang |"
-    )
-
-
-def test_measured_table_says_that_no_gpu_was_measured():
-    step = {"dtype": "float32", "cached_tokens": 1024, "absorbed_ms": 2.04, "fraction_of_limit": 0.061}
-    steps = {"hardware": {"cpu": "CPU", "threads": 2}, "steps": [step | {"absorbed_speedup": 5.49}]}
-    assert measured_table([], steps).splitlines()[2:] == [
-        "| a layer's decode step, absorbed | CPU, 2 threads | 16 heads, 1,024 tokens, float32 | 2.0 ms | 6% "
-        "| 5.5x as fast as transformers |",
-        "| the decode kernel | no GPU yet | | not measured yet | | |",
-    ]
-
-
-def test_roofline_has_a_point_for_each_measured_case(results):
-    _, ax = plt.subplots()
-    draw_roofline(ax, 1e12, 1e14, results)
-    roof, points = ax.lines
-    assert list(roof.get_ydata()) == pytest.approx([4.0, 100.0, 100.0])
-    assert list(roof.get_xdata()) == pytest.approx([4, 100, 1024])
-    assert sorted(points.get_ydata()) == pytest.approx([18.25, 73.01], abs=0.01)
-    plt.close()
-
-
-def test_roofline_without_results_has_no_points():
-    _, ax = plt.subplots()
-    draw_roofline(ax, 1e12, 1e14)
-    assert len(ax.lines) == 1
-    plt.close()

@@ -9,7 +9,6 @@ import mla_edu.ops.latent as ops_latent
 from mla_edu import MLAConfig, MultiHeadLatentAttention
 from mla_edu.cache import KVCache, LatentCache
 from mla_edu.config import GQAConfig
-from mla_edu.layers.mla import attention_macs
 from mla_edu.ops.latent import latent_attention
 from mla_edu.ops.rope import rotate
 from mla_edu.testing import MLA_YARN, mla_configs, poison, randomize, relative_error
@@ -18,7 +17,6 @@ CHUNKS = (7, 1, 4, 1, 1, 3)
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
 CONFIG = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_scaling=MLA_YARN[0])
 DEEPSEEK = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
-V3 = MLAConfig(hidden_size=7168, num_attention_heads=128, q_lora_rank=1536, **DEEPSEEK)
 
 
 def layer_and_tokens(config, seed=0, batch=2):
@@ -149,23 +147,6 @@ def test_casting_the_layer_leaves_its_angles_exact():
 
 
 # Cost
-
-
-def test_few_new_tokens_are_cheaper_absorbed_and_many_expanded():
-    def crossover(num_keys):
-        cheaper = (s for s in range(1, 400) if min(c := attention_macs(V3, s, num_keys), key=c.get) == "expanded")
-        return next(cheaper)
-
-    assert crossover(10**7) == 171
-    assert crossover(2048) == 158  # 1 / (1 / 170.7 + 1 / 2048) = 157.5
-
-
-def test_costs_are_those_of_the_papers_widths():
-    # 1024 new tokens without a cache, and one over 1024.
-    assert attention_macs(V3, 1, 1024) == {
-        "expanded": 1024 * 512 * 256 + 1024 * 320,
-        "absorbed": 512 * 256 + 1024 * 1088,
-    }
 
 
 def test_auto_takes_the_cheaper_mode(monkeypatch):

@@ -18,7 +18,7 @@ def test_nothing_measured_is_no_goal_met(make_results, case):
 def test_bandwidth_counts_large_16_bit_caches_with_few_rows(make_results, case):
     enough = case(16, 2**16, batch=4)  # 302 MB
     at_bound = enough.bytes / 0.8e12 * 1e6
-    others = [case(64, 2**16, batch=4), case(16, 2**16, batch=3), case(16, 2**17, batch=4, dtype="fp8")]
+    others = [case(64, 2**16, batch=4), case(16, 2**16, batch=3), case(16, 2**17, batch=4, dtype="fp8_mla")]
     results = make_results({"ours": {enough: at_bound * 0.999} | dict.fromkeys(others, 1e9)})
     verdict = judge(BANDWIDTH, results)
     assert (verdict.met, verdict.cases) == (1, 1)
@@ -36,7 +36,7 @@ def test_a_large_cache_has_256_mebibytes(make_results, case, context, cases):
 def test_arithmetic_counts_128_heads_and_long_16_bit_caches(make_results, case):
     enough = case(128, 4096, batch=8)
     at_bound = enough.flops / 0.45e14 * 1e6
-    others = [case(64, 4096, batch=8), case(128, 1024, batch=8), case(128, 4096, batch=8, dtype="fp8")]
+    others = [case(64, 4096, batch=8), case(128, 1024, batch=8), case(128, 4096, batch=8, dtype="fp8_mla")]
     results = make_results({"ours": {enough: at_bound * 0.999} | dict.fromkeys(others, 1e9)})
     assert (judge(ARITHMETIC, results).met, judge(ARITHMETIC, results).cases) == (1, 1)
     assert judge(ARITHMETIC, make_results({"ours": {enough: at_bound * 1.001}})).met == 0
@@ -59,7 +59,7 @@ def test_peers_are_compared_where_both_were_measured(make_results, case):
 
 
 def test_the_long_sequence_is_that_one_case(make_results, case):
-    times = {case(16, 2**16): 44.0, case(16, 2**16, batch=8): 400.0, case(16, 2**16, dtype="fp8"): 30.0}
+    times = {case(16, 2**16): 44.0, case(16, 2**16, batch=8): 400.0, case(16, 2**16, dtype="fp8_mla"): 30.0}
     verdict = judge(LONG, make_results({"ours": times}))
     assert (verdict.met, verdict.cases, verdict.worst[1]) == (1, 1, 44.0)
     assert judge(LONG, make_results({"ours": {case(16, 2**16): 44.1}})).met == 0
@@ -68,18 +68,18 @@ def test_the_long_sequence_is_that_one_case(make_results, case):
 def test_fp8_is_compared_with_the_same_case_in_bf16(make_results, case):
     times = {
         case(16, 4096): 10.0,
-        case(16, 4096, dtype="fp8"): 6.5,
+        case(16, 4096, dtype="fp8_mla"): 6.5,
         case(32, 4096): 10.0,
-        case(32, 4096, dtype="fp8"): 6.6,
+        case(32, 4096, dtype="fp8_mla"): 6.6,
         case(64, 4096): 10.0,
-        case(64, 4096, dtype="fp8"): 10.0,
-        case(16, 1024, dtype="fp8"): 1.0,
+        case(64, 4096, dtype="fp8_mla"): 10.0,
+        case(16, 1024, dtype="fp8_mla"): 1.0,
         case(32, 4096, s_q=2): 10.0,
-        case(32, 4096, s_q=2, dtype="fp8"): 10.0,
+        case(32, 4096, s_q=2, dtype="fp8_mla"): 10.0,
     }
     verdict = judge(FP8, make_results({"ours": times}))
     assert (verdict.met, verdict.cases) == (1, 2)
-    assert verdict.text == "1 of 2, worst 0.66 (heads 32, s_q 1, context 4096, batch 1, dtype fp8)"
+    assert verdict.text == "1 of 2, worst 0.66 (heads 32, s_q 1, context 4096, batch 1, dtype fp8_mla)"
 
 
 def test_cases_that_take_long_enough_are_judged_apart(make_results, case):
