@@ -81,9 +81,7 @@ def mla_decode(
         out, lse = reference.decode(q, kv_cache, block_table, seq_lens, **options)
     else:
         if q.dtype == torch.float64:
-            raise TypeError(
-                "q is torch.float64; expected backend='reference' with it: Triton's kernels compute in fp32"
-            )
+            raise TypeError("q is torch.float64; expected backend='reference' with it: Triton's kernels have fp32")
         out, lse = _triton(q.device.type).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
     return (out, lse) if return_lse else out
 
