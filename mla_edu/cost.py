@@ -41,7 +41,7 @@ def bytes_per_number(dtype: str) -> int:
 # --- bytes of the cache
 
 
-def fp8_mla_token_bytes(config: MLAConfig) -> int:
+def fp8_mla_token_bytes(config: MLAConfig | ModelSpec) -> int:
     """One token of one MLA layer in FlashMLA's fp8 layout: 656 bytes for a latent of 512 and a rotary key of 64.
 
     The latent in fp8, one fp32 scale per 128 of its numbers, the rotary key in bf16: d_c + 4 d_c / 128 + 2 d_h^R.
@@ -49,7 +49,7 @@ def fp8_mla_token_bytes(config: MLAConfig) -> int:
     Raises:
         ValueError: not an MLA layer, or its latent is no multiple of 128 wide.
     """
-    if not isinstance(config, MLAConfig):
+    if config.kind != "mla" or config.kv_lora_rank is None or config.qk_rope_head_dim is None:
         raise ValueError(f"dtype 'fp8_mla' was given for a layer of kind {config.kind!r}; expected 'mla'")
     if config.kv_lora_rank % FP8_BLOCK:
         raise ValueError(f"kv_lora_rank is {config.kv_lora_rank}; expected a multiple of {FP8_BLOCK} for 'fp8_mla'")
@@ -94,11 +94,10 @@ def kv_cache_bytes(
     groups = _groups(model_or_config, "kv")
     if dtype != "fp8_mla":
         return batch_size * bytes_per_number(dtype) * sum(group.num_elements(num_tokens) for group in groups)
-    config = model_or_config if isinstance(model_or_config, GQAConfig | MLAConfig) else _model(model_or_config).config
-    if config is None:
-        name = _model(model_or_config).name
-        raise ValueError(f"dtype is 'fp8_mla'; expected another for {name}, which is not MLA or has no known config")
-    per_token = fp8_mla_token_bytes(config)
+    layer = model_or_config if isinstance(model_or_config, GQAConfig | MLAConfig) else _model(model_or_config)
+    if isinstance(layer, ModelSpec) and layer.kind != "mla" and layer.config is None:
+        raise ValueError(f"dtype is 'fp8_mla'; expected another for {layer.name}, which is not MLA")
+    per_token = fp8_mla_token_bytes(layer)
     return batch_size * per_token * sum(group.layers * group.num_entries(num_tokens) for group in groups)
 
 

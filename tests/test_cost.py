@@ -39,7 +39,13 @@ formats = st.sampled_from(["fp32", "fp16", "bf16", "fp8"])
 def gqa_configs(draw):
     groups, group_size = draw(st.integers(1, 8)), draw(st.integers(1, 8))
     window = draw(st.none() | counts)
-    return GQAConfig(draw(counts), groups * group_size, groups, 2 * draw(st.integers(1, 40)), sliding_window=window)
+    return GQAConfig(
+        hidden_size=draw(counts),
+        num_attention_heads=groups * group_size,
+        num_key_value_heads=groups,
+        head_dim=2 * draw(st.integers(1, 40)),
+        sliding_window=window,
+    )
 
 
 @st.composite
@@ -47,7 +53,13 @@ def mla_configs(draw):
     names = ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
     widths = {name: draw(st.integers(1, 200)) for name in names}
     rank, rope = draw(st.none() | counts), 2 * draw(st.integers(0, 40))
-    return MLAConfig(draw(counts), draw(st.integers(1, 16)), q_lora_rank=rank, qk_rope_head_dim=rope, **widths)
+    return MLAConfig(
+        hidden_size=draw(counts),
+        num_attention_heads=draw(st.integers(1, 16)),
+        q_lora_rank=rank,
+        qk_rope_head_dim=rope,
+        **widths,
+    )
 
 
 def test_bytes_per_token_of_published_models():

@@ -9,7 +9,7 @@ from mla_edu.cache import KVCache, LatentCache
 from mla_edu.testing import MLA_FAMILIES, family_config, poison, randomize, relative_error
 
 WIDTHS = {"q_lora_rank": None, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
-MLA = MLAConfig(24, 3, **WIDTHS)
+MLA = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS)
 
 
 def test_relative_error_is_relative_and_sees_nan():
@@ -19,7 +19,13 @@ def test_relative_error_is_relative_and_sees_nan():
         relative_error(torch.ones(1), torch.ones(2))
 
 
-@pytest.mark.parametrize("cache", [KVCache(GQAConfig(24, 3, 3, 8), max_seq_len=5), LatentCache(MLA, max_seq_len=5)])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        KVCache(GQAConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=3, head_dim=8), max_seq_len=5),
+        LatentCache(MLA, max_seq_len=5),
+    ],
+)
 def test_poison_spoils_all_that_is_not_filled_and_nothing_else(cache):
     for tensor in cache.tensors:
         tensor.zero_()

@@ -6,7 +6,7 @@ from mla_edu.cache import KVCache, LatentCache
 from mla_edu.cost import kv_cache_bytes
 from mla_edu.testing import poison
 
-CONFIG = GQAConfig(24, 6, 3, 10)
+CONFIG = GQAConfig(hidden_size=24, num_attention_heads=6, num_key_value_heads=3, head_dim=10)
 
 
 def new_tokens(count, seed=0, batch=2):
@@ -73,7 +73,15 @@ def test_what_does_not_fit_leaves_the_cache_as_it_was(keys, values, message):
 def test_bad_sizes_and_configurations_are_named():
     with pytest.raises(ValueError, match="max_seq_len is 0; expected at least 1"):
         KVCache(CONFIG, max_seq_len=0)
-    mla = MLAConfig(8, 2, q_lora_rank=None, kv_lora_rank=4, qk_nope_head_dim=2, qk_rope_head_dim=2, v_head_dim=2)
+    mla = MLAConfig(
+        hidden_size=8,
+        num_attention_heads=2,
+        q_lora_rank=None,
+        kv_lora_rank=4,
+        qk_nope_head_dim=2,
+        qk_rope_head_dim=2,
+        v_head_dim=2,
+    )
     with pytest.raises(TypeError, match="config is a MLAConfig; expected a GQAConfig"):
         KVCache(mla)
     with pytest.raises(TypeError, match="config is a GQAConfig; expected a MLAConfig"):
@@ -85,8 +93,24 @@ def test_bad_sizes_and_configurations_are_named():
 # The latent cache
 
 
-V3 = MLAConfig(7168, 128, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
-MLA = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=7, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+V3 = MLAConfig(
+    hidden_size=7168,
+    num_attention_heads=128,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+)
+MLA = MLAConfig(
+    hidden_size=24,
+    num_attention_heads=3,
+    q_lora_rank=None,
+    kv_lora_rank=7,
+    qk_nope_head_dim=5,
+    qk_rope_head_dim=6,
+    v_head_dim=9,
+)
 
 
 def new_rows(count, seed=0, batch=2):

@@ -10,7 +10,15 @@ from mla_edu import GQAConfig, MLAConfig
 from mla_edu.cache import PagedLatentCache
 from mla_edu.cache.paged import PageAllocator
 
-MLA = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=7, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+MLA = MLAConfig(
+    hidden_size=24,
+    num_attention_heads=3,
+    q_lora_rank=None,
+    kv_lora_rank=7,
+    qk_nope_head_dim=5,
+    qk_rope_head_dim=6,
+    v_head_dim=9,
+)
 FP8 = MLA.model_copy(update={"kv_lora_rank": 128})
 
 
@@ -144,4 +152,6 @@ def test_bad_sizes_and_configurations_are_named():
     with pytest.raises(ValueError, match="kv_lora_rank is 7; expected a multiple of 128"):
         paged(dtype=torch.uint8)
     with pytest.raises(TypeError, match="config is a GQAConfig; expected a MLAConfig"):
-        PagedLatentCache(GQAConfig(24, 6, 3, 10), num_pages=2)
+        PagedLatentCache(
+            GQAConfig(hidden_size=24, num_attention_heads=6, num_key_value_heads=3, head_dim=10), num_pages=2
+        )

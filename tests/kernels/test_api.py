@@ -26,7 +26,15 @@ def call(problem=PROBLEM, **changed):
 @pytest.mark.parametrize("fp8", [False, True])
 def test_reference_is_softmax_attention_over_the_gathered_rows(s_q, fp8):
     """Against PyTorch's own attention, on rows that a paged cache gathers."""
-    config = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+    config = MLAConfig(
+        hidden_size=24,
+        num_attention_heads=3,
+        q_lora_rank=None,
+        kv_lora_rank=128,
+        qk_nope_head_dim=5,
+        qk_rope_head_dim=6,
+        v_head_dim=9,
+    )
     dtype = torch.uint8 if fp8 else torch.float32
     cache = PagedLatentCache(config, num_pages=9, page_size=4, max_sequences=2, dtype=dtype)
     cache.pages.fill_(0xFF if fp8 else float("nan"))
@@ -59,7 +67,15 @@ def test_a_layer_that_decodes_through_pages_equals_its_full_pass(s_q, backend):
         pytest.importorskip("triton")
         if torch.cuda.is_available():
             pytest.skip("Triton does not interpret here")
-    config = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=20, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+    config = MLAConfig(
+        hidden_size=24,
+        num_attention_heads=3,
+        q_lora_rank=None,
+        kv_lora_rank=20,
+        qk_nope_head_dim=5,
+        qk_rope_head_dim=6,
+        v_head_dim=9,
+    )
     layer = randomize(MultiHeadLatentAttention(config))
     x = torch.randn(2, 12, 24, generator=torch.Generator().manual_seed(1))
     cache = PagedLatentCache(config, num_pages=8, page_size=4, max_sequences=2, dtype=torch.float32)

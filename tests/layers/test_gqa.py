@@ -9,7 +9,7 @@ from mla_edu.cache import KVCache
 from mla_edu.testing import gqa_configs, poison, randomize, relative_error
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
-CONFIG = GQAConfig(36, 6, 2, 10)
+CONFIG = GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=10)
 
 
 def layer_and_tokens(config, seed=0, batch=2):
@@ -69,7 +69,9 @@ gqa_rotate = gqa.rotate
 
 def test_shared_heads_are_tied_multi_head_attention():
     layer, hidden_states = layer_and_tokens(CONFIG)
-    tied = GroupedQueryAttention(GQAConfig(36, 6, 6, 10), dtype=torch.float64)
+    tied = GroupedQueryAttention(
+        GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=6, head_dim=10), dtype=torch.float64
+    )
     weights = layer.state_dict()
     for name in ("k_proj.weight", "v_proj.weight"):
         weights[name] = weights[name].unflatten(0, (2, 10)).repeat_interleave(3, dim=0).flatten(0, 1)
@@ -83,7 +85,9 @@ def test_casting_the_layer_leaves_its_angles_exact():
 
 
 def test_without_rotation_the_order_of_cached_tokens_is_invisible():
-    layer, hidden_states = layer_and_tokens(GQAConfig(36, 6, 2, 10, rope_theta=None))
+    layer, hidden_states = layer_and_tokens(
+        GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=10, rope_theta=None)
+    )
     shuffled = hidden_states[:, [*reversed(range(16)), 16]]
     assert relative_error(layer(shuffled)[:, -1], layer(hidden_states)[:, -1]) < 1e-12
 

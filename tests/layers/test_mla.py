@@ -11,9 +11,9 @@ from mla_edu.testing import MLA_YARN, mla_configs, poison, randomize, relative_e
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
-CONFIG = MLAConfig(24, 3, **WIDTHS, rope_scaling=MLA_YARN[0])
+CONFIG = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_scaling=MLA_YARN[0])
 DEEPSEEK = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
-V3 = MLAConfig(7168, 128, q_lora_rank=1536, **DEEPSEEK)
+V3 = MLAConfig(hidden_size=7168, num_attention_heads=128, q_lora_rank=1536, **DEEPSEEK)
 
 
 def layer_and_tokens(config, seed=0, batch=2):
@@ -48,8 +48,16 @@ def test_all_modes_agree_at_every_position_with_and_without_the_cache(config):
 
 
 def test_no_rotation_and_no_rotary_part_are_layers_too():
-    assert worst_position(*layer_and_tokens(MLAConfig(24, 3, **WIDTHS, rope_theta=None))) < 1e-12
-    assert worst_position(*layer_and_tokens(MLAConfig(24, 3, **WIDTHS | {"qk_rope_head_dim": 0}))) < 1e-12
+    assert (
+        worst_position(*layer_and_tokens(MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_theta=None)))
+        < 1e-12
+    )
+    assert (
+        worst_position(
+            *layer_and_tokens(MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS | {"qk_rope_head_dim": 0}))
+        )
+        < 1e-12
+    )
 
 
 mla_rotate, mla_latent_attention = mla.rotate, mla.latent_attention
@@ -109,7 +117,9 @@ def test_what_is_cached_is_the_latent_after_its_norm_and_the_rotated_key():
 
 @pytest.mark.parametrize("mode", ["expanded", "absorbed"])
 def test_bf16_costs_no_more_than_rounding_each_product(mode):
-    layer, hidden_states = layer_and_tokens(MLAConfig(256, 8, **DEEPSEEK, q_lora_rank=96))
+    layer, hidden_states = layer_and_tokens(
+        MLAConfig(hidden_size=256, num_attention_heads=8, **DEEPSEEK, q_lora_rank=96)
+    )
     layer, hidden_states = layer.bfloat16(), hidden_states.bfloat16()
     exact = MultiHeadLatentAttention(layer.config, dtype=torch.float64)
     exact.load_state_dict(layer.state_dict())
@@ -203,11 +213,19 @@ def test_what_does_not_fit_leaves_the_cache_as_it_was(hidden_states, options, me
         (LatentCache(CONFIG, 2, 7, torch.float32), ValueError, "torch.float64 on cpu; expected torch.float32 on cpu"),
         (LatentCache(CONFIG, 2, 7, torch.float64, "meta"), ValueError, "on cpu; expected torch.float64 on meta"),
         (
-            LatentCache(MLAConfig(24, 3, **WIDTHS | {"kv_lora_rank": 12}), 2, 7, torch.float64),
+            LatentCache(
+                MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS | {"kv_lora_rank": 12}), 2, 7, torch.float64
+            ),
             ValueError,
             r"c_kv has shape \[2, 1, 11\]; expected \[2, 1, 12\]",
         ),
-        (KVCache(GQAConfig(24, 3, 3, 6), 2, 7, torch.float64), TypeError, "cache is a KVCache; expected a LatentCache"),
+        (
+            KVCache(
+                GQAConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=3, head_dim=6), 2, 7, torch.float64
+            ),
+            TypeError,
+            "cache is a KVCache; expected a LatentCache",
+        ),
     ],
     ids=["dtype", "device", "widths", "kind"],
 )

@@ -52,8 +52,8 @@ def own_model(own: Mapping[str, int]) -> ModelSpec:
     heads, width = dims["num_attention_heads"], dims["head_dim"]
     if dims["kv_lora_rank"]:
         config = MLAConfig(
-            heads * width,
-            heads,
+            hidden_size=heads * width,
+            num_attention_heads=heads,
             q_lora_rank=None,
             kv_lora_rank=dims["kv_lora_rank"],
             qk_nope_head_dim=width,
@@ -61,7 +61,12 @@ def own_model(own: Mapping[str, int]) -> ModelSpec:
             v_head_dim=width,
         )
     else:
-        config = GQAConfig(heads * width, heads, dims["num_key_value_heads"], width)
+        config = GQAConfig(
+            hidden_size=heads * width,
+            num_attention_heads=heads,
+            num_key_value_heads=dims["num_key_value_heads"],
+            head_dim=width,
+        )
     return ModelSpec(
         name=OWN,
         title="Your model",
@@ -99,8 +104,8 @@ def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
     else:
         key_and_value = 2 * config.head_dim
         mla = MLAConfig(
-            config.hidden_size,
-            config.num_attention_heads,
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
             q_lora_rank=None,
             kv_lora_rank=4 * config.head_dim,
             qk_nope_head_dim=config.head_dim,

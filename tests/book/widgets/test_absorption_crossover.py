@@ -17,8 +17,8 @@ CACHED = (0, 1, 2, 3, 100, 4096, 2**20)
 
 def layer(kv_lora_rank, nope=128, rope=64, v=128):
     return MLAConfig(
-        64,
-        4,
+        hidden_size=64,
+        num_attention_heads=4,
         q_lora_rank=None,
         kv_lora_rank=kv_lora_rank,
         qk_nope_head_dim=nope,
