@@ -36,6 +36,7 @@ def attention_config(
     theta, scaling = read_rope(hf, facts, dims)
     if dims.is_mla:
         return _mla(hf, dims, family, facts, theta, scaling)
+    stretch: Any = scaling or None  # pydantic makes of it the class that its rope_type names
     key, value = dims.need("head_dim"), dims.v_head_dim
     if value not in (None, key):
         raise ValueError(f"v_head_dim is {value}; expected head_dim, {key}, since GQAConfig has one width for both")
@@ -46,7 +47,7 @@ def attention_config(
         num_key_value_heads=dims.need("num_key_value_heads"),
         head_dim=key,
         rope_theta=theta,
-        rope_scaling=scaling or None,
+        rope_scaling=stretch,
         qkv_bias=_flag(hf, family, facts.qkv_bias),
         o_bias=_flag(hf, family, facts.o_bias),
         sliding_window=dims.sliding_window if all(windows) else None,
@@ -71,6 +72,7 @@ def _mla(
         scaling.pop("max_position_embeddings", None)
         if beta is None:
             raise ValueError("llama_4_scaling_beta is None; expected a number beside the settings of YaRN")
+    stretch: Any = scaling or None
     return MLAConfig(
         hidden_size=dims.need("hidden_size"),
         num_attention_heads=dims.need("num_attention_heads"),
@@ -80,7 +82,7 @@ def _mla(
         qk_rope_head_dim=rotated,
         v_head_dim=dims.need("v_head_dim"),
         rope_theta=theta,
-        rope_scaling=scaling or None,
+        rope_scaling=stretch,
         rope_interleave=_flag(hf, family, facts.rope_interleave),
         attention_bias=_flag(hf, family, facts.qkv_bias),
         mla_scale_q_lora=facts.scaled_latents,

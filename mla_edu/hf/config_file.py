@@ -17,13 +17,8 @@ def read_hf_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON object, or has no ``model_type``.
     """
-    hf: Any
-    if isinstance(source, Mapping):
-        where, hf = "the dict", dict(source)
-    else:
-        path = Path(source)
-        path = path / "config.json" if path.is_dir() else path
-        where, hf = str(path), read_json_object(path, "a config.json or a folder that holds one")
+    where = "the dict" if isinstance(source, Mapping) else str(source)
+    hf = dict(source) if isinstance(source, Mapping) else _read_file(Path(source))
     text = hf.get("text_config")
     if text is not None:
         if not isinstance(text, Mapping):
@@ -32,6 +27,11 @@ def read_hf_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(hf.get("model_type"), str):
         raise ValueError(f"{where}: model_type is {hf.get('model_type')!r}; expected the name of a model family")
     return hf
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path
+    return read_json_object(file, "a config.json or a folder that holds one")
 
 
 def read_json_object(path: Path, expected: str) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def read_json_object(path: Path, expected: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    found: object = None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -167,8 +167,8 @@ def read_dimensions(hf: Mapping[str, Any], family: Family, name: str) -> Dimensi
         raise ValueError(f"kv_lora_rank is {hf['kv_lora_rank']!r}; expected none in a {name!r} model, which has no MLA")
     strange = {other for others in ALIASES.values() for other in others} - {*family.names, "layers_block_type"}
     if known:  # what its class does not have changes nothing, whatever other families mean by it
-        mla = "kv_lora_rank" in family.defaults
-        strange |= {"head_dim" if mla else "v_head_dim", "num_kv_shared_layers", "index_head_dim"} - set(family.defaults)
+        width = "head_dim" if "kv_lora_rank" in family.defaults else "v_head_dim"
+        strange |= {width, "num_kv_shared_layers", "index_head_dim"} - set(family.defaults)
     defaults = {key: value for key, value in family.defaults.items() if key not in hf}
     values = {k: v for k, v in {**hf, **defaults}.items() if v is not None and not (known and k in strange)}
     dims = check(values, name)

@@ -50,7 +50,23 @@ UNKNOWN = Family(rule="full")
 
 
 @functools.cache
-def families() -> dict[str, Family]:
-    """All families, by ``model_type``."""
-    known = {name: Family(**entry) for name, entry in load_yaml("mla_edu.hf", "families.yaml").items()}
+def _entries() -> dict[str, dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = load_yaml("mla_edu.hf", "families.yaml")
     return known | {name: known[other] for name, other in SAME_AS.items()}
+
+
+def list_families() -> list[str]:
+    """Every ``model_type`` that is known."""
+    return list(_entries())
+
+
+def loadable_families() -> list[str]:
+    """Those whose attention layer ours computes."""
+    return sorted(name for name, entry in _entries().items() if entry.get("loads"))
+
+
+@functools.cache
+def get_family(name: str) -> Family:
+    """The family of a ``model_type``; ``UNKNOWN`` where transformers 5.23 has none of that name."""
+    entry = _entries().get(name)
+    return UNKNOWN if entry is None else Family(**entry)

@@ -10,7 +10,7 @@ from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.hf.attention import attention_config
 from mla_edu.hf.config_file import read_hf_config
 from mla_edu.hf.dimensions import Dimensions, read_dimensions
-from mla_edu.hf.families import UNKNOWN, Family, families
+from mla_edu.hf.families import UNKNOWN, Family, get_family, loadable_families
 from mla_edu.hf.layer_types import index_layers, layer_types
 from mla_edu.hf.layout import NO_ATTENTION, cache_groups, state_elements
 from mla_edu.hf.plain import check_plain
@@ -69,7 +69,7 @@ def read(source: str | Path | Mapping[str, Any]) -> Reading:
     name = hf["model_type"]
     if hf.get("is_encoder_decoder"):
         raise ValueError(f"{name!r} is an encoder-decoder; expected a decoder-only model")
-    family = families().get(name, UNKNOWN)
+    family = get_family(name)
     if family is UNKNOWN:
         check_plain(hf)
     dims = read_dimensions(hf, family, name)
@@ -87,10 +87,9 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
     """
     hf = read_hf_config(source)
     name = hf["model_type"]
-    ours = {known: family for known, family in families().items() if family.loads}
-    if name not in ours:
-        raise ValueError(f"model_type is {name!r}; expected one of {', '.join(sorted(ours))}")
-    family = ours[name]
+    if name not in loadable_families():
+        raise ValueError(f"model_type is {name!r}; expected one of {', '.join(loadable_families())}")
+    family = get_family(name)
     if not hf.get("layer_types"):
         hf = {family.names[0] if family.per_block > 1 else "num_hidden_layers": 1, **hf}
     dims = read_dimensions(hf, family, name)

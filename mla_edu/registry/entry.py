@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from mla_edu.hf.attention import attention_config
 from mla_edu.hf.dimensions import Dimensions, complete
-from mla_edu.hf.families import AttentionFacts, Family, families
+from mla_edu.hf.families import UNKNOWN, AttentionFacts, Family, get_family
 from mla_edu.hf.layout import LAYER_TYPES, cache_groups, state_elements
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.validation import Flag, NonNegativeInt, PositiveInt, PositiveNumber
@@ -60,7 +60,7 @@ class Entry(BaseModel):
     def _known(self) -> Self:
         if (self.family is None) is (self.attention is None):
             raise ValueError(f"family is {self.family!r} and attention {self.attention!r}; expected one of them")
-        if self.family is not None and self.family not in families():
+        if self.family is not None and get_family(self.family) is UNKNOWN:
             raise ValueError(f"family is {self.family!r}; expected one of families.yaml")
         if unknown := set(self.layers) - set(LAYER_TYPES):
             raise ValueError(f"layers has {', '.join(unknown)}; expected {', '.join(LAYER_TYPES)}")
@@ -68,7 +68,7 @@ class Entry(BaseModel):
 
     def spec(self) -> ModelSpec:
         """The model as the cost model sees it."""
-        family = Family(rule="full", attention=self.attention) if self.family is None else families()[self.family]
+        family = Family(rule="full", attention=self.attention) if self.family is None else get_family(self.family)
         values = Values.model_validate(self.values)
         dims = complete(values, family, self.name)
         config, no_config = None, self.no_config

@@ -3,6 +3,7 @@
 import difflib
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.registry.entry import Entry
@@ -18,13 +19,13 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
 
 
 @functools.cache
-def _entries() -> dict[str, Entry]:
-    return {entry["name"]: Entry(**entry) for entry in load_yaml("mla_edu.registry", "models.yaml")}
+def _entries() -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in load_yaml("mla_edu.registry", "models.yaml")}
 
 
 @functools.cache
 def _spec(name: str) -> ModelSpec:
-    return _entries()[name].spec()
+    return Entry(**_entries()[name]).spec()
 
 
 def list_models() -> list[str]:
@@ -44,6 +45,6 @@ def get_model(name: str) -> ModelSpec:
     """
     wanted = str(name).casefold()
     for entry in _entries().values():
-        if wanted in (entry.name, (entry.hf_id or entry.name).casefold()):
-            return _spec(entry.name)
+        if wanted in (entry["name"], (entry["hf_id"] or entry["name"]).casefold()):
+            return _spec(entry["name"])
     raise unknown("model", name, list_models())

@@ -370,7 +370,10 @@ LLAMA = {"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4, "num
         (LLAMA | {"model_type": "exaone4", "sliding_window_pattern": "LLLG"}, "of 'exaone4' is 'LLLG'"),
         (LLAMA | {"model_type": "zamba2"}, "has no layer_types"),
         (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["mamba"] * 4}, "has no attention layer"),
-        (LLAMA | {"model_type": "kimi_linear"}, "layer_types is missing; expected it, or linear_attn_config with full_attn_layers"),
+        (
+            LLAMA | {"model_type": "kimi_linear"},
+            "layer_types is missing; expected it, or linear_attn_config with full_attn_layers",
+        ),
         (LLAMA | {"model_type": "deepseek_v4", "compress_ratios": [8] * 4}, "compress_ratios of 'deepseek_v4'"),
         (LLAMA | {"model_type": "glm_moe_dsa", "indexer_types": ["full"]}, "indexer_types has 1 entries"),
     ],

@@ -13,18 +13,10 @@ from transformers import AutoConfig, AutoModel
 import mla_edu.layers.mla as mla
 from mla_edu import MLAConfig, config_from_hf
 from mla_edu.cache import LatentCache
+from mla_edu.hf.oracle import MLA_FAMILIES, family_attention, family_config, family_model
 from mla_edu.models.load import load_attention
-from mla_edu.testing import (
-    MLA_FAMILIES,
-    MLA_YARN,
-    family_attention,
-    family_config,
-    family_model,
-    mla_configs,
-    poison,
-    randomize,
-    relative_error,
-)
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import MLA_YARN, mla_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
