@@ -159,9 +159,9 @@ def read_dimensions(hf: Mapping[str, Any], family: Family, name: str) -> Dimensi
         ValueError: a number is missing, null, of another type, or out of range.
     """
     known = bool(family.defaults)
-    for key, default in family.defaults.items():
-        required = default is not None and (key not in NULLABLE or key in family.never_null)
-        if required and key in hf and hf[key] is None:
+    defined = {key for key, default in family.defaults.items() if default is not None}
+    for key in [*(defined - NULLABLE), *family.never_null, *family.required]:
+        if hf.get(key, None if key in family.required else "silent") is None:
             raise ValueError(f"{key} is None; expected a positive number, as in every {name!r} model")
     if known and "kv_lora_rank" not in family.defaults and hf.get("kv_lora_rank") is not None:
         raise ValueError(f"kv_lora_rank is {hf['kv_lora_rank']!r}; expected none in a {name!r} model, which has no MLA")
@@ -215,15 +215,17 @@ def _nested(dims: Dimensions) -> dict[str, Any]:
 
 
 def _attention_layers(values: Mapping[str, Any], family: Family, name: str) -> int:
-    """The layers of a family whose file counts blocks."""
+    """The layers of a family whose file counts blocks, or layers, or both."""
+    said = check(values, name).num_hidden_layers
+    if family.names[0] not in values and said is not None and said % family.per_block == 0:
+        return said
     blocks = check({key: value for key, value in values.items() if key != "num_hidden_layers"}, name).num_hidden_layers
     if blocks is None:
         raise ValueError(f"{family.names[0]} is None; expected a positive number, as in every {name!r} model")
-    layers, said = family.per_block * blocks, values.get("num_hidden_layers", family.per_block * blocks)
-    if said != layers:
+    if values.get("num_hidden_layers", family.per_block * blocks) != family.per_block * blocks:
         each = f"{family.per_block} in each of {blocks} blocks"
-        raise ValueError(f"num_hidden_layers is {said!r}; expected {layers}, {each}")
-    return layers
+        raise ValueError(f"num_hidden_layers is {said}; expected {family.per_block * blocks}, {each}")
+    return family.per_block * blocks
 
 
 def _falcon(dims: Dimensions) -> dict[str, Any]:

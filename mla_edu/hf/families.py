@@ -17,6 +17,7 @@ class AttentionFacts(BaseModel):
 
     theta: PositiveNumber | None  # base of the rotary angles where the file is silent; None: no rotation, ever
     rope: dict[str, Any] | None = None  # rotary settings where the file has none
+    nested_rope: Flag = False  # rope_parameters has one entry for each type of layer
     rotated_width: str | None = None  # a second name for qk_rope_head_dim
     qkv_bias: Flag | str = False  # in MLA: the bias of q_a_proj, kv_a_proj_with_mqa and o_proj
     o_bias: Flag | str = False
@@ -38,7 +39,8 @@ class Family(BaseModel):
     at: int | None = None  # and the full one's place among the n; None: the last
     names: tuple[str, ...] = ()  # names of its own for numbers that others call otherwise: see Dimensions
     defaults: dict[str, Any] = {}  # of its config class
-    never_null: tuple[str, ...] = ()  # of those, numbers that its class computes nothing for where the file says null
+    never_null: tuple[str, ...] = ()  # numbers that its class computes nothing for where the file says null
+    required: tuple[str, ...] = ()  # numbers that its class computes nothing for where the file is silent
     attention: AttentionFacts | None = None  # None: GQAConfig and MLAConfig cannot express its layer
     loads: Flag = False  # our layers compute what its layers compute
     per_block: PositiveInt = 1  # attention layers in one block of the file

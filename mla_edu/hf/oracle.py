@@ -106,7 +106,6 @@ def family_attention(model: "PreTrainedModel", layer: int, hidden_states: Tensor
     future = positions.mT < positions
     mask = hidden_states.new_zeros(batch, 1, seq, seq).masked_fill(future, float("-inf"))
     rotary = their.rotary_emb(hidden_states, positions) if hasattr(model, "rotary_emb") else None
-    output: Tensor = attention(hidden_states, attention_mask=mask, position_embeddings=rotary, position_ids=positions)[
-        0
-    ]
+    options = {"attention_mask": mask, "position_embeddings": rotary, "position_ids": positions}
+    output: Tensor = attention(hidden_states, **options)[0]
     return output

@@ -90,8 +90,8 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
     if name not in loadable_families():
         raise ValueError(f"model_type is {name!r}; expected one of {', '.join(loadable_families())}")
     family = get_family(name)
-    if not hf.get("layer_types"):
-        hf = {family.names[0] if family.per_block > 1 else "num_hidden_layers": 1, **hf}
+    if not {"layer_types", "num_hidden_layers", "num_layers"} & set(hf):
+        hf = {**hf, "num_hidden_layers": family.per_block}
     dims = read_dimensions(hf, family, name)
     types = ["full_attention"] if dims.is_mla else layer_types(dims, family, name)
     if len(set(types)) > 1:

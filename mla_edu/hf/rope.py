@@ -22,6 +22,10 @@ def read_rope(hf: Mapping[str, Any], facts: AttentionFacts, dims: Dimensions) ->
     if facts.theta is None:
         return None, {}
     old, new = _settings(hf, "rope_scaling"), _settings(hf, "rope_parameters")
+    if facts.nested_rope and ("type" in old or (new and "full_attention" not in hf["rope_parameters"])):
+        raise ValueError(
+            "rope_parameters or rope_scaling is flat or has a type; expected full_attention, and rope_type"
+        )
     if not old and not new:
         new = dict(facts.rope or {})
     said: dict[str, Any] = {}
