@@ -1,6 +1,7 @@
 """Multi-head latent attention, from the equations to a decode kernel, in small checked pieces."""
 
-from mla_edu.config import GQAConfig, MLAConfig, config_from_hf
+from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.hf import config_from_hf
 
 __version__ = "0.1.0"
 

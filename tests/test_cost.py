@@ -34,7 +34,7 @@ from mla_edu.cost import (
     weight_bytes,
 )
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
-from mla_edu.testing import gqa_configs, mla_configs
+from strategies import gqa_configs, mla_configs
 
 V3 = get_model("deepseek-v3").config
 LLAMA = get_model("llama-3.1-405b").config

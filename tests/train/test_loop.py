@@ -15,7 +15,7 @@ SMALL = {"num_steps": 40, "batch_size": 4, "seq_len": 16}
 
 @pytest.fixture
 def model():
-    return Decoder(GQAConfig(32, 4, 4, 8), num_layers=2)
+    return Decoder(GQAConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, head_dim=8), num_layers=2)
 
 
 def test_loss_falls_from_knowing_nothing_to_knowing_the_text(model):
@@ -27,7 +27,7 @@ def test_loss_falls_from_knowing_nothing_to_knowing_the_text(model):
 
 def test_same_seed_gives_the_same_batches(model):
     first = train(model, TEXT, **SMALL | {"num_steps": 1})
-    again = Decoder(GQAConfig(32, 4, 4, 8), num_layers=2)
+    again = Decoder(GQAConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, head_dim=8), num_layers=2)
     assert train(again, TEXT, **SMALL | {"num_steps": 1}) == first
     assert train(again, TEXT, **SMALL | {"num_steps": 1}, seed=1) != first
 
