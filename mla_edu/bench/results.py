@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 
+import mla_edu
 from mla_edu.bench.grid import Case
 from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 
@@ -142,8 +143,6 @@ def gpu_of(machine: Machine) -> GPUSpec | None:
 
 def kernel_sources() -> str:
     """A digest of what decides how the decode kernel runs, so that old results are known as old."""
-    import mla_edu.kernels  # with torch, which reading results does without
-
-    folder = Path(mla_edu.kernels.__file__).parent
+    folder = Path(mla_edu.__file__).parent / "kernels"
     names = ("kernel", "launch", "tiles")
     return hashlib.sha256(b"\0".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()[:16]

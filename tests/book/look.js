@@ -27,4 +27,4 @@
     outside: seen.filter((e) => right(e) > right(root) + 1).map((e) => e.outerHTML),
     sideways: document.documentElement.scrollWidth - innerWidth,
   };
-}
+};

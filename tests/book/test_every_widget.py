@@ -9,7 +9,7 @@ import pytest
 from mla_edu.bench.results import layer_steps, measured_gpus
 from mla_edu.book import widgets
 
-LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
+LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8").rstrip(";\n")
 FINE = {"faint": [], "small": 0, "moved": 0, "outside": [], "sideways": 0}
 
 

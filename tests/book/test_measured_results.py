@@ -19,7 +19,7 @@ from mla_edu.bench.results import (
 from mla_edu.book.widgets import MeasuredResults
 from mla_edu.book.widgets.measured_results import quantities, sentence, times
 
-LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8")
+LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8").rstrip(";\n")
 CONTROLS = ["machine", "dtype", "heads", "s_q", "context", "batch"]
 LIMITS = Limits(copy_bytes_per_s=3.9e12, matmul_flop_per_s=7.1e14)
 # A kernel takes its share of the limit's time and a few microseconds; these are nobody's measurements.

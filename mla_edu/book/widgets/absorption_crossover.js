@@ -33,9 +33,20 @@ function drawing(config, cached_tokens, new_tokens, found) {
   const x = (new_) => across(Math.log2(Number(new_)));
   const y = scale([low, high], [PLOT.bottom, PLOT.top]);
   return [
-    ...axes({ x, y, x_ticks: TICKS, y_ticks: powers(low, high), x_name: "new tokens", y_name: "absorbed / expanded", base: 0 }),
+    ...axes({
+      x,
+      y,
+      x_ticks: TICKS,
+      y_ticks: powers(low, high),
+      x_name: "new tokens",
+      y_name: "absorbed / expanded",
+      base: 0,
+    }),
     ...(found.crossover ? crossing(x(found.crossover), count(found.crossover), "crossover") : []),
-    curve(NEWS.map((new_, i) => [x(new_), y(heights[i])]), { stroke: "var(--key)" }),
+    curve(
+      NEWS.map((new_, i) => [x(new_), y(heights[i])]),
+      { stroke: "var(--key)" },
+    ),
     mark(x(new_tokens), y(at(new_tokens)), "var(--key)", "present"),
   ];
 }
@@ -73,13 +84,20 @@ function render({ model, el }) {
 
   function paint() {
     const entry = entry_of(model.get("model"));
-    const [num_attention_heads, kv_lora_rank, new_tokens, cached_tokens] = Object.keys(LABELS).map((name) => BigInt(model.get(name)));
+    const [num_attention_heads, kv_lora_rank, new_tokens, cached_tokens] = Object.keys(LABELS).map((name) =>
+      BigInt(model.get(name)),
+    );
     const config = { ...exact(entry), num_attention_heads, kv_lora_rank };
     const found = quantities(config, new_tokens, cached_tokens);
     const { expanded_macs, absorbed_macs } = found;
     const largest = expanded_macs > absorbed_macs ? expanded_macs : absorbed_macs;
     const row = (mode, macs) =>
-      h("div", { "data-mode": mode }, h("dl", {}, quantity(`${mode}, multiply-adds`, `${mode}_macs`, macs, large)), bar(macs, largest));
+      h(
+        "div",
+        { "data-mode": mode },
+        h("dl", {}, quantity(`${mode}, multiply-adds`, `${mode}_macs`, macs, large)),
+        bar(macs, largest),
+      );
 
     for (const field of [picker, ...fields]) field.paint();
     view.summary.textContent = sentence(found, cached_tokens);

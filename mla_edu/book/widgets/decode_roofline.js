@@ -40,11 +40,25 @@ function drawing(layer, rates, dtype, found) {
   const across = scale([0, 10], [PLOT.left, PLOT.right]);
   const x = (rows) => across(Math.log2(Number(rows)));
   const y = scale([low, high], [PLOT.bottom, PLOT.top]);
-  const roof = [[1, at(1n)], [found.rows_at_ridge, rates.flop_per_s], [1024, at(1024n)]];
+  const roof = [
+    [1, at(1n)],
+    [found.rows_at_ridge, rates.flop_per_s],
+    [1024, at(1024n)],
+  ];
   return [
-    ...axes({ x, y, x_ticks: TICKS, y_ticks: powers(low, high), x_name: "rows: heads times new tokens", y_name: "at most, TFLOP/s" }),
+    ...axes({
+      x,
+      y,
+      x_ticks: TICKS,
+      y_ticks: powers(low, high),
+      x_name: "rows: heads times new tokens",
+      y_name: "at most, TFLOP/s",
+    }),
     ...crossing(x(found.rows_at_ridge), digits(found.rows_at_ridge), "ridge"),
-    curve(roof.map(([rows, flops]) => [x(rows), y(height(flops))]), { stroke: "var(--key)" }),
+    curve(
+      roof.map(([rows, flops]) => [x(rows), y(height(flops))]),
+      { stroke: "var(--key)" },
+    ),
     mark(x(found.rows), y(height(found.flops)), "var(--key)", "present"),
   ];
 }
@@ -63,7 +77,11 @@ function render({ model, el }) {
   const row = (dtype) => `${dtype}, ${count(kv_cache_bytes(layer, 1n, 1n, dtype))}`;
   const fields = [
     view.picker({ name: "gpu", label: "GPU", choices: options(gpus.map(({ name, title }) => [name, title])) }),
-    view.picker({ name: "dtype", label: "cache, bytes a token", choices: options(dtypes.map((dtype) => [dtype, row(dtype)])) }),
+    view.picker({
+      name: "dtype",
+      label: "cache, bytes a token",
+      choices: options(dtypes.map((dtype) => [dtype, row(dtype)])),
+    }),
     view.number_field({ name: "heads", label: LABELS.heads, limits: limits.heads, slider: "log", step: 0.5 }),
     view.number_field({ name: "s_q", label: LABELS.s_q, limits: limits.s_q, slider: "linear" }),
   ];

@@ -41,7 +41,9 @@ const fp8_row_bytes = (kv_lora_rank, qk_rope_head_dim) =>
 
 // A model has groups of layers that cache alike; a layer's config stands for one layer
 function groups(model_or_config, role) {
-  const one = () => [{ role: "kv", layers: 1n, elements: elements_per_token(model_or_config), window: null, stride: 1n }];
+  const one = () => [
+    { role: "kv", layers: 1n, elements: elements_per_token(model_or_config), window: null, stride: 1n },
+  ];
   return (model_or_config.cache ?? one()).filter((group) => group.role === role);
 }
 

@@ -1,71 +1,6 @@
-// The cache explorer in the browser: models of the reader's own, words, then the view.
+// The cache explorer in the browser: words and settings, then the view.
 
-const OWN = "own";
 const MOST_MODELS = 4;
-
-// --- as in kv_cache_explorer.py
-
-function cache_dtype(model, dtype) {
-  if (dtype !== "fp8_mla") return dtype;
-  return is_mla(model.config) && model.config.kv_lora_rank % FP8_BLOCK === 0n ? "fp8_mla" : "fp8";
-}
-
-function own_model(own) {
-  const { num_layers: layers, num_parameters, ...dims } = own;
-  const { num_attention_heads, num_key_value_heads, head_dim, kv_lora_rank, qk_rope_head_dim } = dims;
-  const config = kv_lora_rank
-    ? { num_attention_heads, kv_lora_rank, qk_nope_head_dim: head_dim, qk_rope_head_dim, v_head_dim: head_dim }
-    : { num_attention_heads, num_key_value_heads, head_dim };
-  return {
-    name: OWN,
-    title: "Your model",
-    kind: kind(config),
-    num_parameters: num_parameters || null,
-    config,
-    cache: [{ role: "kv", layers, elements: elements_per_token(config), window: null, stride: 1n }],
-    state_elements: 0n,
-  };
-}
-
-function what_if(model) {
-  const { config } = model;
-  const alike = (group) => group.role !== "kv" || group.elements === elements_per_token(config);
-  if (!config || !model.cache.every(alike)) return {};
-  const d = config.head_dim;
-  const key_and_value = is_mla(config)
-    ? config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
-    : 2n * d;
-  const mla = is_mla(config) ? config : { kv_lora_rank: 4n * d, qk_rope_head_dim: (d / 4n) * 2n };
-  const with_elements = (elements, config = null) => ({
-    ...model,
-    config,
-    cache: model.cache.map((group) => (group.role === "kv" ? { ...group, elements } : group)),
-  });
-  const heads = config.num_attention_heads;
-  return {
-    mha: with_elements(heads * key_and_value),
-    ...(heads % 8n === 0n && { "gqa-8": with_elements(8n * key_and_value) }),
-    mqa: with_elements(key_and_value),
-    mla: with_elements(elements_per_token(mla), mla),
-  };
-}
-
-function quantities(model, gpu, tokens, batch, dtype) {
-  const own_dtype = cache_dtype(model, dtype);
-  const per_sequence = sequence_bytes(model, tokens, own_dtype);
-  const found = fit(model, gpu, tokens, batch, own_dtype);
-  return {
-    dtype: own_dtype,
-    bytes_per_token: kv_cache_bytes(model, 1n, 1n, own_dtype),
-    bytes_per_sequence: per_sequence,
-    bytes_total: batch * per_sequence,
-    weight_bytes: weight_bytes(model),
-    free_bytes: found && found.free_bytes,
-    num_gpus: found && found.num_gpus,
-    max_sequences: found && found.max_sequences,
-    max_tokens: found && found.max_tokens,
-  };
-}
 
 // --- words
 
@@ -108,7 +43,9 @@ function sentence(entry, found, gpu, tokens, batch) {
 }
 
 function remark(shown, dtype) {
-  const said = ["Bars: one sequence. Weights in bf16, recurrent states in fp32. Per token: the first one. 1 GB = 10⁹ bytes."];
+  const said = [
+    "Bars: one sequence. Weights in bf16, recurrent states in fp32. Per token: the first one. 1 GB = 10⁹ bytes.",
+  ];
   const plain = shown.filter(([, found]) => found.dtype !== dtype).map(([entry]) => entry.title);
   if (plain.length) said.push(`The 656-byte layout is for MLA; counted in plain fp8: ${plain.join(", ")}.`);
   return said.join(" ");
@@ -116,18 +53,14 @@ function remark(shown, dtype) {
 
 // --- settings
 
-// What the reader gives, with the first value of what is not given
-const own_dims = (own_limits, own) => ({
-  ...Object.fromEntries(Object.entries(own_limits).map(([name, [, , , first]]) => [name, first])),
-  ...own,
-});
-
 // Own dimensions that make a layer: key/value heads divide the query heads
 function whole(dims, said) {
   let heads = Math.min(dims.num_key_value_heads, dims.num_attention_heads);
   while (dims.num_attention_heads % heads) heads--;
   if (heads !== dims.num_key_value_heads && !dims.kv_lora_rank) {
-    said.push(`${LABELS.num_key_value_heads}: ${dims.num_key_value_heads} became ${heads}, which divides the query heads.`);
+    said.push(
+      `${LABELS.num_key_value_heads}: ${dims.num_key_value_heads} became ${heads}, which divides the query heads.`,
+    );
   }
   return { ...dims, num_key_value_heads: heads };
 }
@@ -202,7 +135,13 @@ function result(entry, found, largest) {
   const missing = found.weight_bytes === null ? "not known" : "no limit";
   return h(
     "div",
-    { class: "mla-kvx-model", role: "group", "aria-label": entry.title, "data-model": entry.name, "data-kind": entry.kind },
+    {
+      class: "mla-kvx-model",
+      role: "group",
+      "aria-label": entry.title,
+      "data-model": entry.name,
+      "data-kind": entry.kind,
+    },
     h("p", { class: "mla-kvx-name" }, entry.title, " ", h("span", {}, entry.kind.toUpperCase())),
     bar(found.bytes_per_sequence, largest),
     h(
@@ -262,37 +201,60 @@ function render({ model, el, address }) {
   const settings = { limits: data.limits.tokens, slider: "log", step: 0.125 };
   const fields = [
     ...pickers,
-    view.number_field({ name: "tokens", label: LABELS.tokens, ...settings, take: (tokens, said) => change({ tokens }, said) }),
-    view.number_field({ name: "batch", label: LABELS.batch, limits: data.limits.batch, take: (batch, said) => change({ batch }, said) }),
-    view.picker({ name: "dtype", label: "cache format", choices: options(Object.entries(DTYPES)), take: (dtype) => change({ dtype }) }),
-    view.picker({ name: "gpu", label: "GPU", choices: options(data.gpus.map(({ name, title }) => [name, title])), take: (gpu) => change({ gpu }) }),
-  ];
-  const own_fields = Object.entries(data.own_limits).map(([name, limits]) =>
     view.number_field({
-      name,
-      label: LABELS[name],
-      limits,
-      read: () => own()[name],
-      take(value, said) {
+      name: "tokens",
+      label: LABELS.tokens,
+      ...settings,
+      take: (tokens, said) => change({ tokens }, said),
+    }),
+    view.number_field({
+      name: "batch",
+      label: LABELS.batch,
+      limits: data.limits.batch,
+      take: (batch, said) => change({ batch }, said),
+    }),
+    view.picker({
+      name: "dtype",
+      label: "cache format",
+      choices: options(Object.entries(DTYPES)),
+      take: (dtype) => change({ dtype }),
+    }),
+    view.picker({
+      name: "gpu",
+      label: "GPU",
+      choices: options(data.gpus.map(({ name, title }) => [name, title])),
+      take: (gpu) => change({ gpu }),
+    }),
+  ];
+  const own_fields = new Map(
+    Object.entries(data.own_limits).map(([name, limits]) => {
+      const read = () => own()[name];
+      const take = (value, said) => {
         const more = [];
         change({ own: whole({ ...own(), [name]: value }, more) }, said, ...more);
-      },
+      };
+      return [name, view.number_field({ name, label: LABELS[name], limits, read, take })];
     }),
   );
-  const idle = () => Object.keys(data.own_limits).indexOf(own().kv_lora_rank ? "num_key_value_heads" : "qk_rope_head_dim");
-  const own_set = h("fieldset", { class: "mla-part-controls" }, h("legend", {}, "Own dimensions"), ...own_fields.map(({ element }) => element));
+  const own_set = h("fieldset", { class: "mla-part-controls" }, h("legend", {}, "Own dimensions"));
+  own_set.append(...[...own_fields.values()].map(({ element }) => element));
 
   function paint() {
     const [names, dtype] = [model.get("models"), model.get("dtype")];
     const [num_tokens, batch_size] = [BigInt(model.get("tokens")), BigInt(model.get("batch"))];
     const gpu = registry.gpus.find(({ name }) => name === model.get("gpu"));
-    const entry_of = (name) => (name === OWN ? own_model(exact(own())) : registry.models.find((entry) => entry.name === name));
+    const entry_of = (name) =>
+      name === OWN ? own_model(exact(own())) : registry.models.find((entry) => entry.name === name);
     const shown = names.map(entry_of).map((entry) => [entry, quantities(entry, gpu, num_tokens, batch_size, dtype)]);
-    const largest = shown.reduce((most, [, found]) => (found.bytes_per_sequence > most ? found.bytes_per_sequence : most), 0n);
+    const largest = shown.reduce(
+      (most, [, found]) => (found.bytes_per_sequence > most ? found.bytes_per_sequence : most),
+      0n,
+    );
 
-    for (const field of [...fields, ...own_fields]) field.paint();
+    for (const field of [...fields, ...own_fields.values()]) field.paint();
     own_set.hidden = !names.includes(OWN);
-    own_fields.forEach(({ element }, place) => (element.hidden = place === idle()));
+    own_fields.get("num_key_value_heads").element.hidden = own().kv_lora_rank > 0;
+    own_fields.get("qk_rope_head_dim").element.hidden = own().kv_lora_rank === 0;
     results.replaceChildren(...shown.map(([entry, found]) => result(entry, found, largest)));
     others.replaceChildren(...alternatives(...shown[0], num_tokens, dtype));
     view.summary.textContent = sentence(...shown[0], gpu, num_tokens, batch_size);

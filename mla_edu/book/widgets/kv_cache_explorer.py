@@ -159,7 +159,7 @@ class KVCacheExplorer(Widget):
     In a notebook the last expression of a cell shows it.
     """
 
-    _esm = source("kv_cache_explorer.js")
+    _esm = source("explorer_models.js", "kv_cache_explorer.js")
     _css = source("kv_cache_explorer.css")
 
     models = traitlets.List(Name(_known_model)).tag(sync=True)

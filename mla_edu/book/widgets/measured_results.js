@@ -8,7 +8,9 @@ const step_key = (choice) => SETTINGS.map((name) => choice[name]).join(" ");
 function nearest(layer, values, wanted) {
   const number = (value) => (typeof value === "number" ? value : Number(kv_cache_bytes(layer, 1n, 1n, value)));
   const distance = (value) => Math.abs(Math.log2(number(value) / number(wanted)));
-  return values.includes(wanted) ? wanted : values.reduce((best, value) => (distance(value) < distance(best) ? value : best));
+  return values.includes(wanted)
+    ? wanted
+    : values.reduce((best, value) => (distance(value) < distance(best) ? value : best));
 }
 
 function times({ kernels, steps, reasons }, choice) {
@@ -91,7 +93,9 @@ function bars(machine, layer, choice) {
     row(limit_label(machine, layer, choice), "limit", limit),
   );
   list.style.setProperty("--limit", limit / end);
-  return longest > end ? [list, h("p", { class: "mla-part-quiet" }, "A bar that fades goes on beyond the scale.")] : [list];
+  return longest > end
+    ? [list, h("p", { class: "mla-part-quiet" }, "A bar that fades goes on beyond the scale.")]
+    : [list];
 }
 
 function numbers(machine, layer, choice) {
@@ -133,7 +137,9 @@ function render({ model, el }) {
     const before = chosen();
     const after = fitted(machine_of(name), before);
     const moved = SETTINGS.filter((setting) => after[setting] !== before[setting]);
-    const changes = moved.map((setting) => `${LABELS[setting]}: ${written(before[setting])} became ${written(after[setting])}`);
+    const changes = moved.map(
+      (setting) => `${LABELS[setting]}: ${written(before[setting])} became ${written(after[setting])}`,
+    );
     view.set({ machine: name, ...after }, changes.length ? `${changes.join("; ")}, the nearest here.` : "");
   }
   const title = (machine) => (machine.kind === "datasheet" ? `${machine.title} (not measured yet)` : machine.title);
@@ -157,9 +163,9 @@ function render({ model, el }) {
   function paint() {
     const [machine, choice] = [present(), chosen()];
     if (machine !== offered) {
-      pickers.forEach(({ select }, i) =>
-        select.replaceChildren(...options(machine.axes[SETTINGS[i]].map((value) => [value, written(value)]))),
-      );
+      for (const [i, { select }] of pickers.entries()) {
+        select.replaceChildren(...options(machine.axes[SETTINGS[i]].map((value) => [value, written(value)])));
+      }
     }
     offered = machine;
     for (const picker of [machine_picker, ...pickers]) picker.paint();

@@ -17,7 +17,11 @@ const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS
 // A number shown, with its exact value beside it
 function quantity(label, name, value, written, missing = "") {
   const title = typeof value === "bigint" ? count(value) : value;
-  const shown = h("dd", { "data-quantity": name, "data-value": value ?? "", title }, value === null ? missing : written(value));
+  const shown = h(
+    "dd",
+    { "data-quantity": name, "data-value": value ?? "", title },
+    value === null ? missing : written(value),
+  );
   return h("div", {}, h("dt", {}, label), shown);
 }
 
@@ -35,7 +39,10 @@ const options = (choices) => choices.map(([value, text]) => h("option", { value 
 const PLOT = { width: 360, height: 210, left: 40, right: 340, top: 20, bottom: 172 };
 
 // A scale from one range of numbers to another
-const scale = ([low, high], [from, to]) => (value) => from + ((value - low) / (high - low)) * (to - from);
+const scale =
+  ([low, high], [from, to]) =>
+  (value) =>
+    from + ((value - low) / (high - low)) * (to - from);
 
 const line = (x1, y1, x2, y2, attributes) => svg("line", { x1, y1, x2, y2, ...attributes });
 
@@ -75,7 +82,7 @@ const mark = (cx, cy, fill, name) =>
 // A dashed line across the plot, with a label at its foot
 function crossing(x, label, name) {
   const { left, right, top, bottom } = PLOT;
-  const end = x > (left + right) / 2;
+  const end = x > left + 0.8 * (right - left);
   return [
     line(x, top, x, bottom, { stroke: "var(--quiet)", "stroke-dasharray": "4 3", "data-mark": name }),
     svg("text", { x: x + (end ? -5 : 5), y: bottom - 6, "text-anchor": end ? "end" : "start" }, label),

@@ -15,9 +15,10 @@ HERE = Path(__file__).parent
 SHARED = {".js": ("words.js", "formulas.js", "parts.js"), ".css": ("parts.css",)}
 
 
-def source(name: str) -> str:
-    """Text of a widget's module or style sheet, behind the files that all share."""
-    return "\n".join((HERE / each).read_text(encoding="utf-8") for each in (*SHARED[Path(name).suffix], name))
+def source(*names: str) -> str:
+    """Text of a widget's module or style sheet, from its files and those that all share before them."""
+    files = (*SHARED[Path(names[0]).suffix], *names)
+    return "\n".join((HERE / each).read_text(encoding="utf-8") for each in files)
 
 
 class Number(traitlets.TraitType[int, int]):

@@ -8,7 +8,12 @@ function quantities(toy, key_position, distance) {
   const { q, w_uk, c, q_rope, k_rope, theta } = toy;
   const query_position = key_position + distance;
   const k = w_uk.map((row) => dot(row, c));
-  const absorbed_q = c.map((_, j) => dot(q, w_uk.map((row) => row[j])));
+  const absorbed_q = c.map((_, j) =>
+    dot(
+      q,
+      w_uk.map((row) => row[j]),
+    ),
+  );
   const rotated = dot(turned(q, query_position, theta), turned(k, key_position, theta));
   const absorbed = dot(absorbed_q, c);
   const rotary = dot(turned(q_rope, query_position, theta), turned(k_rope, key_position, theta));
@@ -34,7 +39,12 @@ function sentence(found, key_position, distance) {
 // One pair of the query and of the key, as hands; all of a row to one scale.
 function dial(query, key, longest, frequency, colour) {
   const hand = ([x, y], stroke, part) =>
-    line(40, 40, 40 + (34 * x) / longest, 40 - (34 * y) / longest, { stroke, "stroke-width": 3, "stroke-linecap": "round", "data-hand": part });
+    line(40, 40, 40 + (34 * x) / longest, 40 - (34 * y) / longest, {
+      stroke,
+      "stroke-width": 3,
+      "stroke-linecap": "round",
+      "data-hand": part,
+    });
   return svg(
     "svg",
     { viewBox: "0 0 80 98", "aria-hidden": "true" },
@@ -72,7 +82,10 @@ function drawing(toy, distance, found) {
   const names = { x_name: "distance t − s", y_name: "score", base: 0 };
   const lines = Object.entries(WAYS).map(([way, stroke]) => {
     const dashes = way === "absorbed" ? { "stroke-dasharray": "6 4" } : {};
-    return curve(scores.map((score, i) => [x(i / 4), y(score[way])]), { stroke, ...dashes });
+    return curve(
+      scores.map((score, i) => [x(i / 4), y(score[way])]),
+      { stroke, ...dashes },
+    );
   });
   return [
     ...axes({ x, y, x_ticks: ticks(0, farthest, 10), y_ticks: ticks(low, high, 4), ...names }),
@@ -113,15 +126,24 @@ function render({ model, el }) {
 
     for (const field of fields) field.paint();
     ordinary.replaceChildren(...dials(toy.q, k, key_position + distance, key_position, toy.theta, "var(--key)"));
-    rotary.replaceChildren(...dials(toy.q_rope, toy.k_rope, key_position + distance, key_position, toy.theta, "var(--rope)"));
+    rotary.replaceChildren(
+      ...dials(toy.q_rope, toy.k_rope, key_position + distance, key_position, toy.theta, "var(--rope)"),
+    );
     view.summary.textContent = sentence(found, key_position, distance);
     scores.replaceChildren(
       way("rotated", row("ordinary, rotated", "rotated")),
       way("absorbed", row("bracket moved", "absorbed"), row("off by", "error")),
-      way("decoupled", row("content, absorbed", "content"), row("rotary", "rotary"), row("decoupled, their sum", "decoupled")),
+      way(
+        "decoupled",
+        row("content, absorbed", "content"),
+        row("rotary", "rotary"),
+        row("decoupled, their sum", "decoupled"),
+      ),
     );
     picture.replaceChildren(...drawing(toy, distance, found));
-    const said = Object.keys(WAYS).map((name) => `${name} ${signed(found[name])}`).join(", ");
+    const said = Object.keys(WAYS)
+      .map((name) => `${name} ${signed(found[name])}`)
+      .join(", ");
     picture.setAttribute("aria-label", `Scores against the distance; at ${distance}: ${said}.`);
   }
 

@@ -22,7 +22,8 @@ function sentence({ keys, m, shrink }, before, total) {
   if (!keys) return "Nothing is read yet: the empty state. Move the slider to read the first tile.";
   const end = keys === total ? " All keys are read." : "";
   if (!before.keys) return `The first tile sets m to ${written(m)}. There was nothing yet to shrink.${end}`;
-  if (m === before.m) return `No score of this tile exceeds m. The past stays as it is, and the tile's weights are added.${end}`;
+  if (m === before.m)
+    return `No score of this tile exceeds m. The past stays as it is, and the tile's weights are added.${end}`;
   return `A new maximum: m rises from ${written(before.m)} to ${written(m)}, and all that was summed shrinks by a factor of ${written(shrink)}.${end}`;
 }
 
@@ -49,7 +50,16 @@ function drawing({ scores }, before, found) {
   );
   if (found.keys > before.keys) {
     const tile = { x: LEFT + before.keys * width, width: (found.keys - before.keys) * width };
-    parts.push(svg("rect", { ...tile, y: SCORE.y(4), height: WEIGHT.y(0) - SCORE.y(4), fill: "var(--accent)", opacity: 0.14, "data-mark": "tile" }));
+    parts.push(
+      svg("rect", {
+        ...tile,
+        y: SCORE.y(4),
+        height: WEIGHT.y(0) - SCORE.y(4),
+        fill: "var(--accent)",
+        opacity: 0.14,
+        "data-mark": "tile",
+      }),
+    );
   }
   scores.forEach((score, key) => {
     const read = key < found.keys;
@@ -57,11 +67,26 @@ function drawing({ scores }, before, found) {
     parts.push(svg("circle", { cx: x(key), cy: SCORE.y(score), r: 3.5, fill, stroke: read ? "none" : "var(--quiet)" }));
     if (!read) return;
     const top = WEIGHT.y(Math.exp(score - found.m));
-    parts.push(svg("rect", { x: x(key) - 0.36 * width, width: 0.72 * width, y: top, height: WEIGHT.y(0) - top, fill, "data-weight": key }));
+    parts.push(
+      svg("rect", {
+        x: x(key) - 0.36 * width,
+        width: 0.72 * width,
+        y: top,
+        height: WEIGHT.y(0) - top,
+        fill,
+        "data-weight": key,
+      }),
+    );
   });
   if (found.keys) {
     const level = SCORE.y(found.m);
-    parts.push(line(LEFT, level, LEFT + found.keys * width, level, { stroke: "var(--ink)", "stroke-width": 1.5, "data-mark": "maximum" }));
+    parts.push(
+      line(LEFT, level, LEFT + found.keys * width, level, {
+        stroke: "var(--ink)",
+        "stroke-width": 1.5,
+        "data-mark": "maximum",
+      }),
+    );
   }
   return parts;
 }
@@ -73,14 +98,24 @@ function render({ model, el }) {
   const view = new View({ model, el }, "softmax-stepper", "The online softmax, tile by tile");
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   const numbers = h("dl");
-  const tile_field = view.number_field({ name: "tile", label: "keys in a tile", limits: row.limits.tile, slider: "linear" });
+  const tile_field = view.number_field({
+    name: "tile",
+    label: "keys in a tile",
+    limits: row.limits.tile,
+    slider: "linear",
+  });
   const step_place = h("div");
   let [step_field, tiles] = [null, 0];
 
   // With another tile there are more or fewer steps.
   function set_tiles(number) {
     tiles = number;
-    step_field = view.number_field({ name: "step", label: `tiles read, of ${tiles}`, limits: [0, tiles], slider: "linear" });
+    step_field = view.number_field({
+      name: "step",
+      label: `tiles read, of ${tiles}`,
+      limits: [0, tiles],
+      slider: "linear",
+    });
     step_place.replaceChildren(step_field.element);
     if (model.get("step") > tiles) view.set({ step: tiles }, view.note.textContent);
   }
@@ -96,7 +131,10 @@ function render({ model, el }) {
     step_field.paint();
     view.summary.textContent = sentence(found, before, row.scores.length);
     picture.replaceChildren(...drawing(row, before, found));
-    picture.setAttribute("aria-label", `${found.keys} of ${row.scores.length} keys read; m ${written(found.m)}, l ${written(found.l)}.`);
+    picture.setAttribute(
+      "aria-label",
+      `${found.keys} of ${row.scores.length} keys read; m ${written(found.m)}, l ${written(found.l)}.`,
+    );
     numbers.replaceChildren(
       quantity("keys read", "keys", found.keys, count),
       quantity("maximum m", "m", found.m, written),

@@ -17,7 +17,12 @@ function size(num_bytes) {
 }
 
 // 4.58 billion; up to 999,999 in full
-const LARGE = new Intl.NumberFormat("en-US", { notation: "compact", compactDisplay: "long", minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
+const LARGE = new Intl.NumberFormat("en-US", {
+  notation: "compact",
+  compactDisplay: "long",
+  minimumSignificantDigits: 3,
+  maximumSignificantDigits: 3,
+});
 const large = (number) => (number < 1_000_000n ? count(number) : LARGE.format(number));
 
 // With so many decimal places, a true minus sign, and no minus before zero
