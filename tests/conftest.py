@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -17,3 +18,25 @@ if not torch.cuda.is_available():
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+SLOW = (  # kernels that are interpreted or compiled case by case, and whole runs of commands
+    "bench/test_command.py",
+    "bench/test_run.py",
+    "kernels/test_decode.py",
+    "kernels/test_launch.py",
+    "kernels/test_mutations.py",
+    "kernels/test_offline.py",
+    "test_wheel.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what `make check` leaves out, from where a test stands and what it uses."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", None)  # None: a cell of a notebook
+        if fixtures is None or "html" in fixtures or str(item.path).endswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if "browser" in (fixtures or ()):
+            item.add_marker(pytest.mark.browser)
+        if any(mark.kwargs.get("reason") == "needs a GPU" for mark in item.iter_markers("skipif")):
+            item.add_marker(pytest.mark.gpu)
