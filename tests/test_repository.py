@@ -123,7 +123,7 @@ def test_package_data_covers_every_file_that_is_not_code():
     covered = {path for pattern in patterns for path in package.glob(pattern)}
     present = {p for p in package.rglob("*") if p.is_file() and p.suffix != ".py" and "__pycache__" not in p.parts}
     assert present <= covered
-    named = {"py.typed", "models/models.yaml", "bench/measured/decode_step_cpu.json"}
+    named = {"py.typed", "registry/models.yaml", "bench/measured/decode_step_cpu.json"}
     assert {package / name for name in named} <= covered
 
 
@@ -224,10 +224,7 @@ def test_supported_pythons_are_the_same_everywhere():
     classifiers = [text.rsplit(" ", 1)[1] for text in project["classifiers"] if ":: Python :: 3." in text]
     assert classifiers == versions
     assert f"Python {versions[0]} to {versions[-1]}" in read("README.md")
-    tested = set()
-    for job in yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"].values():
-        tested |= set(job.get("strategy", {}).get("matrix", {}).get("python-version", []))
-    assert tested == set(versions)
+    assert set(re.findall(r'"(3\.\d+)"', read(".github/workflows/ci.yml"))) == set(versions)
 
 
 def test_continuous_integration_can_be_run_here():
