@@ -181,7 +181,7 @@ def test_tools_that_are_named_twice_have_one_version():
     (ruff,) = [repo for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"] if "ruff" in repo["repo"]]
     assert ruff["rev"] == f"v{pins('requirements.txt')['ruff']}"
     biome = json.loads(read("tools/package.json"))["devDependencies"]["@biomejs/biome"]
-    assert f"/{biome}/" in json.loads(read("biome.json"))["$schema"]
+    assert f"/schemas/{biome}/" in read("biome.jsonc")
 
 
 # The commands

@@ -149,21 +149,27 @@ def test_removal_that_was_interrupted_is_taken_up_again(project, monkeypatch):
     assert not (folder / ".venv" / "half-removed").exists()
 
 
-def run_make(*arguments, folder=ROOT):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+@pytest.fixture
+def outside_make(monkeypatch):
+    """What make hands to the processes that it starts is not there."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON"):
+        monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.usefixtures("outside_make")
 def test_make_keeps_the_python_of_the_environment_unless_another_is_named(tmp_path):
+    def shown(*arguments):
+        return subprocess.run(["make", "show", *arguments], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text() + "\nshow:\n\t@echo $(PYTHON)\n")
-    assert run_make("show", folder=tmp_path).stdout == "python3\n"
+    assert shown() == "python3"
     (tmp_path / ".venv" / "bin" / "python").symlink_to("gone")
-    assert run_make("show", folder=tmp_path).stdout == "python3\n"
+    assert shown() == "python3"
     (tmp_path / ".venv" / "bin" / "python").unlink()
     (tmp_path / ".venv" / "bin" / "python").symlink_to(shutil.which("true"))
-    assert run_make("show", folder=tmp_path).stdout == ".venv/bin/python\n"
-    assert run_make("show", "PYTHON=python3.12", folder=tmp_path).stdout == "python3.12\n"
+    assert shown() == ".venv/bin/python"
+    assert shown("PYTHON=python3.12") == "python3.12"
 
 
 @pytest.fixture
@@ -172,6 +178,7 @@ def taken_port():
         yield taken.getsockname()[1]
 
 
+@pytest.mark.usefixtures("outside_make")
 def test_book_is_served_at_a_free_port_where_the_wanted_one_is_taken(tmp_path, taken_port):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
