@@ -23,6 +23,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 SLOW = (  # kernels that are interpreted or compiled case by case, and whole runs of commands
     "bench/test_command.py",
     "bench/test_run.py",
+    "book/test_measured_chapter.py",
     "kernels/test_decode.py",
     "kernels/test_launch.py",
     "kernels/test_mutations.py",
