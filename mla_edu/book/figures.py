@@ -89,7 +89,7 @@ def show(fig: "Figure", alt: str) -> Picture:
 
 
 def accessible_svg(svg: str, alt: str) -> str:
-    """matplotlib's SVG made fit for a page: alternative text, the page's ink and font, no needless identifiers."""
+    """Matplotlib's SVG made fit for a page: alternative text, the page's ink and font, no needless identifiers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<(metadata|defs)>\s*(<style|<rdf).*?</\1>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor")

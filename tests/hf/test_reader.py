@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 
 import pytest
-from tiny_families import MODELS, tiny_config
 
 from mla_edu.hf import spec_from_hf
 from mla_edu.registry import get_model
 from mla_edu.validation import load_yaml
+from tiny_families import MODELS, tiny_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from safetensors.torch import save_file
-from tiny_families import SPECIAL, their_layer, tiny_config
 
 from mla_edu import GQAConfig, MLAConfig, config_from_hf
 from mla_edu.hf import spec_from_hf
@@ -21,6 +20,7 @@ from mla_edu.models.load import load_attention
 from mla_edu.ops.rope import rope_frequencies, rope_magnitude
 from mla_edu.registry import get_model, list_models
 from mla_edu.validation import load_yaml
+from tiny_families import SPECIAL, their_layer, tiny_config
 
 DESCRIBED = [name for name in list_families() if get_family(name).attention is not None]
 ROTATING = [name for name in DESCRIBED if get_family(name).attention.theta is not None]
