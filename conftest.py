@@ -13,10 +13,11 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 import nbformat
 import pytest
 import torch
-from compare_outputs import notebook_differences
-from execute_notebooks import longest_first
 from hypothesis import settings
 from nbclient.exceptions import CellExecutionError
+
+from compare_outputs import notebook_differences
+from execute_notebooks import longest_first
 from run_notebook import run
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -36,10 +36,10 @@ MACHINES = {
 }
 
 
-def differences(path: Path) -> list[str]:
+def differences(path: Path, warm: bool) -> list[str]:
     """What differs in one notebook, executed in this process's environment, from what was committed."""
     try:
-        return notebook_differences(nbformat.read(path, as_version=4), run(path, warm=True))
+        return notebook_differences(nbformat.read(path, as_version=4), run(path, warm=warm))
     except CellExecutionError as error:
         return [f"a cell failed\n{error}"]
 
@@ -49,7 +49,7 @@ def compare_here(paths: list[Path]) -> bool:
     jobs = max(1, (os.cpu_count() or 1) // int(os.environ["OMP_NUM_THREADS"]))
     same = True
     with ThreadPoolExecutor(jobs) as pool:
-        for path, found in zip(paths, pool.map(differences, paths), strict=True):
+        for path, found in zip(paths, pool.map(differences, paths, [len(paths) > 1] * len(paths)), strict=True):
             for words in found:
                 same = False
                 print(f"{path.name}: {words}", flush=True)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from run_notebook import run
+import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 STATUS = ROOT / "book" / "status.json"
@@ -64,7 +64,7 @@ def execute(path: Path, progress: Progress) -> float:
             progress.advance(task)
 
     start = time.monotonic()
-    notebook = run(path, on_cell_complete=advance)
+    notebook = run_notebook.run(path, on_cell_complete=advance)
     seconds = time.monotonic() - start
     temporary = path.with_suffix(".tmp")
     nbformat.write(notebook, temporary)

@@ -64,14 +64,19 @@ class _WarmProvisioner(LocalProvisioner):
 
 
 def _serve(command: list[str], environment: dict[str, str], folder: str) -> None:
-    """What ``python -m ipykernel_launcher ...`` does."""
+    """What ``python -m ipykernel_launcher ...`` does, with random numbers of its own."""
+    import ipykernel_launcher
+    import numpy as np
+    import torch
     from ipykernel.kernelapp import launch_new_instance
 
+    torch.seed()
+    np.random.seed()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     options = command[command.index("ipykernel_launcher") + 1 :]
-    sys.argv = ["ipykernel_launcher", *options]
+    sys.argv = [ipykernel_launcher.__file__, *options]
     launch_new_instance(argv=[*options, f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 
