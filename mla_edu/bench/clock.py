@@ -22,6 +22,8 @@ MOST = 50  # repetitions
 
 
 class Timing(NamedTuple):
+    """Of one call, repeated."""
+
     microseconds: float  # median
     spread: float  # the middle half of the times, as a share of the median
 

@@ -86,6 +86,7 @@ class SequenceTable:
 
     @property
     def batch_size(self) -> int:
+        """Sequences, growing or empty."""
         return len(self.lengths)
 
     @property
