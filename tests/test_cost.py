@@ -34,7 +34,7 @@ from mla_edu.cost import (
     weight_bytes,
 )
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
-from mla_edu.testing import gqa_configs, mla_configs
+from strategies import gqa_configs, mla_configs
 
 V3 = get_model("deepseek-v3").config
 LLAMA = get_model("llama-3.1-405b").config
@@ -329,8 +329,8 @@ def test_without_a_parameter_count_there_is_no_fit():
         (lambda: kv_cache_bytes("deepseek-v3", True), "num_tokens is True"),
         (lambda: kv_cache_bytes("deepseek-v3", 1, 0), "batch_size is 0; expected a positive integer"),
         (lambda: kv_cache_bytes("deepseek-v3", 1, dtype="int4"), "dtype is 'int4'; expected fp32, fp16, bf16 or fp8"),
-        (lambda: kv_cache_bytes("llama-3-8b", 1, dtype="fp8_mla"), "layer of kind 'gqa'; expected 'mla'"),
-        (lambda: kv_cache_bytes("mimo-v2-flash", 1, dtype="fp8_mla"), "expected another for mimo-v2-flash"),
+        (lambda: kv_cache_bytes("llama-3-8b", 1, dtype="fp8_mla"), "llama-3-8b of kind 'gqa'; expected 'mla'"),
+        (lambda: kv_cache_bytes("mimo-v2-flash", 1, dtype="fp8_mla"), "mimo-v2-flash of kind 'gqa'; expected 'mla'"),
         (
             lambda: kv_cache_bytes(V3.model_copy(update={"kv_lora_rank": 100}), 1, dtype="fp8_mla"),
             "kv_lora_rank is 100; expected a multiple",

@@ -6,7 +6,7 @@ import torch
 import mla_edu
 from mla_edu import GQAConfig, MLAConfig
 from mla_edu.cache import KVCache, LatentCache, PagedLatentCache, PageTable
-from mla_edu.testing import MLA_FAMILIES, family_config, poison, randomize, relative_error
+from mla_edu.testing import poison, randomize, relative_error
 
 WIDTHS = {"q_lora_rank": None, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
 MLA = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS)
@@ -40,10 +40,3 @@ def test_randomize_leaves_no_norm_at_one_and_repeats_itself():
     first, second = (randomize(mla_edu.MultiHeadLatentAttention(MLA), seed=3) for _ in range(2))
     assert (first.kv_a_layernorm.weight != 1).all()
     assert all(map(torch.equal, first.parameters(), second.parameters()))
-
-
-@pytest.mark.parametrize("family", MLA_FAMILIES)
-def test_a_familys_configuration_keeps_the_widths(family):
-    config = family_config(family, MLA)
-    assert config.elements_per_token == MLA.elements_per_token
-    assert config == family_config(family, config)

@@ -1,10 +1,14 @@
 """The tools behind the Makefile: preparing .venv, executing notebooks, serving the book."""
 
 import os
+import platform
+import re
+import shutil
+import signal
 import socket
-import sys
-import threading
+import subprocess
 import urllib.request
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -14,19 +18,21 @@ from rich.progress import Progress
 
 import execute_notebooks
 import prepare_venv
-import serve
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project in a temporary folder, an environment that is quick to create, and what pip is asked for."""
-    for name in prepare_venv.INPUTS["full"]:
-        (tmp_path / name).write_text("first\n")
+    """A project in a temporary folder, an environment that is quick to create, and what pip and npm are asked for."""
+    (tmp_path / "tools").mkdir()
+    for names in prepare_venv.INPUTS.values():
+        for name in names:
+            (tmp_path / name).write_text("first\n")
     calls = []
     monkeypatch.setattr(prepare_venv, "ROOT", tmp_path)
     monkeypatch.setattr(prepare_venv, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(prepare_venv, "PYTHON", tmp_path / ".venv" / "bin" / "python")
-    monkeypatch.setattr(prepare_venv, "pip_install", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(prepare_venv, "install", lambda *arguments: calls.append(arguments))
     real_run = prepare_venv.subprocess.run
     monkeypatch.setattr(
         prepare_venv.subprocess, "run", lambda command, **options: real_run([*command, "--without-pip"], **options)
@@ -43,22 +49,23 @@ def test_environment_is_prepared_once(project, capsys):
     assert len(calls) == 1
     assert capsys.readouterr().out == ""
     prepare_venv.main("full")
-    assert len(calls) == 3
+    assert len(calls) == 4
     prepare_venv.main("book")
     prepare_venv.main("full")
-    assert len(calls) == 3
+    assert len(calls) == 4
 
 
-def test_changed_requirements_are_installed_over_the_old(project):
+@pytest.mark.parametrize("name", ["requirements.txt", "tools/package-lock.json"])
+def test_changed_requirements_are_installed_over_the_old(project, name):
     folder, calls = project
     prepare_venv.main("full")
     (folder / ".venv" / "kept").touch()
     calls.clear()
-    (folder / "requirements.txt").write_text("second\n")
+    (folder / name).write_text("second\n")
     prepare_venv.main("book")
     assert calls == []
     prepare_venv.main("full")
-    assert len(calls) == 2
+    assert len(calls) == 3
     assert (folder / ".venv" / "kept").exists()
 
 
@@ -70,23 +77,20 @@ def test_interrupted_environment_is_made_anew(project, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare_venv, "pip_install", interrupted)
+        patch.setattr(prepare_venv, "install", interrupted)
         prepare_venv.main("book")
     prepare_venv.main("book")
     assert len(calls) == 1
     assert not (folder / ".venv" / "half-written").exists()
 
 
-@pytest.mark.parametrize("damage", ["another Python", "moved", "broken interpreter"])
+@pytest.mark.parametrize("damage", ["moved", "broken interpreter"])
 def test_unusable_environment_is_made_anew(project, damage):
     folder, calls = project
     prepare_venv.main("book")
-    (folder / ".venv" / "old").touch()
+    (folder / ".venv" / "old").mkdir()
     home = folder / ".venv" / "home"
-    if damage == "another Python":
-        home.write_text(home.read_text().replace(sys.version, "3.12.0"))
-        (folder / ".venv" / "ready-book").write_text("digest of another Python")
-    elif damage == "moved":
+    if damage == "moved":
         home.write_text(home.read_text().replace(str(folder), "/elsewhere"))
         (folder / ".venv" / "ready-book").write_text("digest of another place")
     else:
@@ -94,6 +98,102 @@ def test_unusable_environment_is_made_anew(project, damage):
     prepare_venv.main("book")
     assert not (folder / ".venv" / "old").exists()
     assert len(calls) == 2
+    prepare_venv.main("book")
+    assert len(calls) == 2
+
+
+def contents(folder):
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_environment_of_another_python_is_left_as_it_is(project, monkeypatch):
+    folder, calls = project
+    prepare_venv.main("full")
+    before = contents(folder / ".venv")
+    calls.clear()
+    monkeypatch.setattr(prepare_venv, "VERSION", "3.99")
+    for level in ("book", "full"):
+        with pytest.raises(SystemExit, match=rf"\.venv is of Python {platform.python_version()}.* rm -r ") as refusal:
+            prepare_venv.main(level)
+        assert "\n" not in str(refusal.value)
+    assert calls == []
+    assert contents(folder / ".venv") == before
+
+
+def test_environment_that_the_makefile_did_not_make_is_left_as_it_is(project):
+    folder, calls = project
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").write_text("somebody's")
+    with pytest.raises(SystemExit, match=r"\.venv was not made by this Makefile.* rm -r "):
+        prepare_venv.main("full")
+    assert calls == []
+    assert (folder / ".venv" / "bin" / "python").read_text() == "somebody's"
+
+
+def test_removal_that_was_interrupted_is_taken_up_again(project, monkeypatch):
+    folder, calls = project
+    prepare_venv.main("book")
+    (folder / "requirements-book.txt").write_text("second\n")
+    (folder / ".venv" / "bin" / "python").unlink()
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_venv.shutil, "rmtree", interrupted)
+        prepare_venv.main("book")
+    (folder / ".venv" / "bin" / "python").symlink_to(shutil.which("python3"))
+    (folder / ".venv" / "half-removed").touch()
+    prepare_venv.main("book")
+    assert len(calls) == 2
+    assert not (folder / ".venv" / "half-removed").exists()
+
+
+@pytest.fixture
+def outside_make(monkeypatch):
+    """What make hands to the processes that it starts is not there."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("outside_make")
+def test_make_keeps_the_python_of_the_environment_unless_another_is_named(tmp_path):
+    def shown(*arguments):
+        return subprocess.run(["make", "show", *arguments], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text() + "\nshow:\n\t@echo $(PYTHON)\n")
+    assert shown() == "python3"
+    (tmp_path / ".venv" / "bin" / "python").symlink_to("gone")
+    assert shown() == "python3"
+    (tmp_path / ".venv" / "bin" / "python").unlink()
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(shutil.which("true"))
+    assert shown() == ".venv/bin/python"
+    assert shown("PYTHON=python3.12") == "python3.12"
+
+
+@pytest.fixture
+def taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.usefixtures("outside_make")
+def test_book_is_served_at_a_free_port_where_the_wanted_one_is_taken(tmp_path, taken_port):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(prepare_venv.sys._base_executable)
+    index = tmp_path / "_build" / "html" / "index.html"
+    index.parent.mkdir(parents=True)
+    index.write_text("the book")
+    command = ["make", "serve", f"PORT={taken_port}", "-o", "_build/html/index.html"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            address = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+            assert int(address[1]) != taken_port
+            assert urllib.request.urlopen(address[0]).read() == b"the book"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 @pytest.fixture
@@ -140,17 +240,3 @@ def test_hash_changes_with_the_code_and_not_with_the_outputs():
     assert execute_notebooks.code_hash(notebook) == first
     notebook.cells[0].source = "a "
     assert execute_notebooks.code_hash(notebook) != first
-
-
-def test_served_on_a_free_port_where_the_usual_one_is_taken(tmp_path):
-    (tmp_path / "index.html").write_text("the book")
-    with socket.create_server(("127.0.0.1", 0)) as taken, serve.make_server(tmp_path, taken.getsockname()[1]) as server:
-        host, port = server.server_address
-        assert (host, port) != taken.getsockname()
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            assert urllib.request.urlopen(f"http://{host}:{port}/").read() == b"the book"
-        finally:
-            server.shutdown()
-            thread.join()

@@ -33,17 +33,11 @@ def _groups(model_or_config: str | ModelSpec | Layer, role: str) -> list[CacheGr
 
 
 def _fp8_mla_row(model_or_config: str | ModelSpec | Layer) -> int:
-    config: Layer | None
-    if isinstance(model_or_config, GQAConfig | MLAConfig):
-        name, config = "a layer", model_or_config
-    else:
-        model = _model(model_or_config)
-        name, config = model.name, model.config
-    if config is None:
-        raise ValueError(f"dtype is 'fp8_mla'; expected another for {name}, which is not MLA or has no known config")
-    if not isinstance(config, MLAConfig):
-        raise ValueError(f"dtype is 'fp8_mla' for a layer of kind {config.kind!r}; expected 'mla'")
-    return fp8_row_bytes(config.kv_lora_rank, config.qk_rope_head_dim)
+    layer = model_or_config if isinstance(model_or_config, GQAConfig | MLAConfig) else _model(model_or_config)
+    if isinstance(layer, GQAConfig) or layer.kv_lora_rank is None or layer.qk_rope_head_dim is None:
+        name = f"a model such as {layer.name}" if isinstance(layer, ModelSpec) else "a layer"
+        raise ValueError(f"dtype is 'fp8_mla' for {name} of kind {layer.kind!r}; expected 'mla'")
+    return fp8_row_bytes(layer.kv_lora_rank, layer.qk_rope_head_dim)
 
 
 def kv_cache_bytes(

@@ -18,7 +18,6 @@ from mla_edu.kernels.problems import check_answer, random_problem
 from mla_edu.testing import relative_error
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
 class FlashInferWrapper:
@@ -178,7 +177,8 @@ def a_case(text):
 def two_problems(case):
     """Two problems on one block table: shuffled pages, NaN in all that no sequence owns."""
     fp8, lengths = case.dtype == "fp8", [case.context] * case.batch
-    first = random_problem(lengths, num_heads=case.heads, s_q=case.s_q, dtype=DTYPES[case.dtype], fp8=fp8)
+    dtype = "fp8_mla" if fp8 else case.dtype
+    first = random_problem(lengths, num_heads=case.heads, s_q=case.s_q, dtype=dtype)
     other = first.kv_cache if fp8 else first.kv_cache.flip(-1)
     return [first, dataclasses.replace(first, q=first.q.flip(-1), kv_cache=other)]
 

@@ -10,16 +10,22 @@
   while (walker.nextNode()) {
     const text = walker.currentNode;
     if (text.parentElement.closest("pre, code, script, style, mjx-container, svg")) continue;
-    if (/\\[([]|\\[)\]]|\$\$|\{[a-z:-]+\}`|\\(frac|sqrt|mathrm|top|cdot|sum)\b|\$[^\s$][^$]*[\\_^][^$]*\$/.test(text.data)) {
+    if (
+      /\\[([]|\\[)\]]|\$\$|\{[a-z:-]+\}`|\\(frac|sqrt|mathrm|top|cdot|sum)\b|\$[^\s$][^$]*[\\_^][^$]*\$/.test(text.data)
+    ) {
       raw.push(text.data.trim().slice(0, 120));
     }
   }
 
   // Pictures
   const unnamed = [
-    ...inArticle("article img").filter((img) => !img.getAttribute("alt") && img.getAttribute("role") !== "presentation"),
+    ...inArticle("article img").filter(
+      (img) => !img.getAttribute("alt") && img.getAttribute("role") !== "presentation",
+    ),
     ...inArticle("article svg").filter(
-      (svg) => svg.getAttribute("aria-hidden") !== "true" && !svg.closest("mjx-container, button, .mla-widget") &&
+      (svg) =>
+        svg.getAttribute("aria-hidden") !== "true" &&
+        !svg.closest("mjx-container, button, .mla-widget") &&
         !(svg.getAttribute("role") === "img" && svg.getAttribute("aria-label")?.trim()),
     ),
   ];
@@ -27,7 +33,9 @@
   // Contrast, by WCAG's formula, against the first background that is not transparent
   const channels = (colour) => colour.match(/[\d.]+/g).map(Number);
   const luminance = ([red, green, blue]) => {
-    const linear = [red, green, blue].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    const linear = [red, green, blue].map((c) =>
+      c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4,
+    );
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
   };
   const background = (element) => {
@@ -68,4 +76,4 @@
     inputCells: inArticle("article .cell_input").length,
     formulas: inArticle("mjx-container").length,
   };
-}
+};

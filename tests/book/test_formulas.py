@@ -18,7 +18,7 @@ from mla_edu import cost, words
 from mla_edu.hf import CacheGroup, ModelSpec
 from mla_edu.ops.rope import rope_frequencies, rotate
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
-from mla_edu.testing import gqa_configs, mla_configs
+from strategies import gqa_configs, mla_configs
 
 WIDGETS = Path(mla_edu.__file__).parent / "book" / "widgets"
 NAMES = ("fp32", "fp16", "bf16", "fp8", "fp8_mla")

@@ -10,7 +10,8 @@ import mla_edu.cache.latent as latent_caches
 import mla_edu.cache.table as tables
 from mla_edu import GQAConfig, GroupedQueryAttention, MLAConfig, MultiHeadLatentAttention
 from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, PageTable
-from mla_edu.testing import MLA_YARN, gqa_configs, mla_configs, poison, randomize, relative_error
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import MLA_YARN, gqa_configs, mla_configs
 
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
 MLA = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS)

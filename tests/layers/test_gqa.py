@@ -8,7 +8,8 @@ import mla_edu.layers.rotary as rotary
 from mla_edu import GQAConfig, GroupedQueryAttention
 from mla_edu.cache import KVCache
 from mla_edu.ops.rope import rotate
-from mla_edu.testing import gqa_configs, poison, randomize, relative_error
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import gqa_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 CONFIG = GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=10)

@@ -11,7 +11,8 @@ from mla_edu.cache import KVCache, LatentCache
 from mla_edu.config import GQAConfig
 from mla_edu.ops.latent import latent_attention
 from mla_edu.ops.rope import rotate
-from mla_edu.testing import MLA_YARN, mla_configs, poison, randomize, relative_error
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import MLA_YARN, mla_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}

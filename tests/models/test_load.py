@@ -13,7 +13,8 @@ from mla_edu import GroupedQueryAttention
 from mla_edu.cache import KVCache
 from mla_edu.models.load import load_attention
 from mla_edu.ops.rope import rotate
-from mla_edu.testing import gqa_configs, poison, randomize, relative_error
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import gqa_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 

@@ -16,7 +16,8 @@ from mla_edu.ops.rope import (
     yarn_mscale,
 )
 from mla_edu.rope_scaling import LinearScaling, LongRopeScaling, YarnScaling
-from mla_edu.testing import gqa_configs, relative_error
+from mla_edu.testing import relative_error
+from strategies import gqa_configs
 
 DEEPSEEK_YARN = YarnScaling(factor=40.0, original_max_position_embeddings=4096, mscale=1.0, mscale_all_dim=1.0)
 
