@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -74,7 +74,7 @@ def mla_decode(
     check_backend(backend)
     if q.device.type == "cpu" or validate:
         _check_values(block_table, seq_lens, kv_cache)
-    options = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
+    options: dict[str, Any] = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
     if backend == "reference" or (backend == "auto" and q.device.type == "cpu"):
         from mla_edu.kernels import reference
 

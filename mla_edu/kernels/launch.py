@@ -25,7 +25,8 @@ def describe_gpu(device: torch.device) -> GPU:
     if torch.version.hip:
         return GPU(properties.gcnArchName.split(":")[0], 65_536, properties.multi_processor_count)
     arch = f"sm_{properties.major}{properties.minor}"
-    return GPU(arch, properties.shared_memory_per_block_optin, properties.multi_processor_count)
+    shared_limit = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return GPU(arch, shared_limit, properties.multi_processor_count)
 
 
 def plan_call(

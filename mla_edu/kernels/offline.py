@@ -146,27 +146,29 @@ def _compile(request: Request) -> KernelReport:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mla_edu.cost import fp8_row_bytes
-    from mla_edu.kernels import launch
+    from mla_edu.cache.fp8 import fp8_row_bytes
+    from mla_edu.kernels.kernel import attend
+    from mla_edu.kernels.launch import DTYPES, attend_arguments
 
     plan, rank, rope = request.plan(), request.kv_lora_rank, request.qk_rope_head_dim
-    stored = {name: each for each, name in launch.DTYPES.items()}[request.dtype]
+    stored = {name: each for each, name in DTYPES.items()}[request.dtype]
     is_fp8 = stored == torch.uint8
-    meta = {"device": "meta"}  # tensors with shapes and strides, and no memory
-    q = torch.empty(
-        BATCH, request.s_q, request.num_heads, rank + rope, dtype=torch.bfloat16 if is_fp8 else stored, **meta
-    )
+
+    def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")  # shape and strides, and no memory
+
     row = fp8_row_bytes(rank, rope) if is_fp8 else rank + rope
-    kv_cache = torch.empty(PAGES, request.page_size, row, dtype=stored, **meta)
-    table, lens = torch.empty(BATCH, PAGES, dtype=torch.int32, **meta), torch.empty(BATCH, dtype=torch.int32, **meta)
-    floats = torch.empty(BATCH, dtype=torch.float32, **meta)
-    arguments = launch.attend_arguments(
+    q = empty(BATCH, request.s_q, request.num_heads, rank + rope, dtype=torch.bfloat16 if is_fp8 else stored)
+    kv_cache = empty(PAGES, request.page_size, row, dtype=stored)
+    table, lens = empty(BATCH, PAGES, dtype=torch.int32), empty(BATCH, dtype=torch.int32)
+    floats = empty(BATCH, dtype=torch.float32)
+    arguments = attend_arguments(
         q, kv_cache, table, lens, (q, floats, floats, floats),
         kv_lora_rank=rank, sm_scale=0.1, causal=True, plan=plan,
     )  # fmt: skip
-    options = {name: value for name, value in arguments.items() if name not in launch.attend.arg_names}
+    options = {name: value for name, value in arguments.items() if name not in attend.arg_names}
 
-    source = ASTSource(launch.attend, *_specialize(launch.attend, arguments))
+    source = ASTSource(attend, *_specialize(attend, arguments))
     arch = request.arch
     target = GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
     compiled = triton.compile(source, target=target, options=options)
@@ -205,13 +207,15 @@ def _compile(request: Request) -> KernelReport:
     )
 
 
-def _specialize(kernel: Any, arguments: dict[str, Any]) -> tuple[dict, dict, dict]:
+def _specialize(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
     """What Triton derives from the arguments of a launch: types, constants, and what is divisible by 16."""
     import torch
 
     pointers = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.uint8: "*u8"}
     pointers[torch.int32] = "*i32"
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[str, str] = {}
+    constants: dict[Any, Any] = {}
+    attributes: dict[Any, Any] = {}
     for index, name in enumerate(kernel.arg_names):
         value = arguments[name]
         divisible = False

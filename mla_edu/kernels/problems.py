@@ -6,6 +6,7 @@ in every unused entry of the block table.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Problem:
         return self.q, self.kv_cache, self.block_table, self.seq_lens
 
     @property
-    def options(self) -> dict[str, int | float | bool]:
+    def options(self) -> dict[str, Any]:
         return {"kv_lora_rank": self.kv_lora_rank, "sm_scale": self.sm_scale, "causal": self.causal}
 
     def expected(self) -> tuple[Tensor, Tensor]:
@@ -104,11 +105,11 @@ def random_problem(
     else:
         rows[~owned] = float("nan")
     kv_cache, lens = rows.unflatten(0, (num_pages, page_size)), torch.tensor(seq_lens, dtype=torch.int32)
-    tensors = [tensor.to(device) for tensor in (q, kv_cache, block_table, lens)]
+    q, kv_cache, block_table, lens = (tensor.to(device) for tensor in (q, kv_cache, block_table, lens))
     if strided:
-        tensors = [_inside_a_wider(tensor) for tensor in tensors]
+        q, kv_cache, block_table, lens = map(_inside_a_wider, (q, kv_cache, block_table, lens))
     scale = (128 + qk_rope_head_dim) ** -0.5 * 4  # scores large enough that the softmax is not flat
-    return Problem(*tensors, kv_lora_rank=kv_lora_rank, sm_scale=scale, causal=causal)
+    return Problem(q, kv_cache, block_table, lens, kv_lora_rank, sm_scale=scale, causal=causal)
 
 
 def _inside_a_wider(tensor: Tensor) -> Tensor:
