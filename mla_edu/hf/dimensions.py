@@ -1,7 +1,7 @@
 """The numbers of a ``config.json`` under one name each, typed and checked."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -10,6 +10,7 @@ from mla_edu.validation import Flag, NonNegativeInt, PositiveInt
 
 Json = dict[str, Any]
 Size = PositiveInt | None  # None: the file does not say, and the family does not define
+Count = Annotated[PositiveInt, Field(le=10**6)] | None  # of things that are listed one by one
 Names = Annotated[list[str], Field(strict=True)] | None
 Numbers = list[Annotated[int, Field(strict=True)]] | None
 
@@ -27,7 +28,7 @@ class Dimensions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    num_hidden_layers: Size = _also("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    num_hidden_layers: Count = _also("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     hidden_size: Size = _also("hidden_size", "n_embd", "d_model")
     num_attention_heads: Size = _also("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
     num_key_value_heads: Size = _also("num_key_value_heads", "num_kv_heads")
@@ -76,7 +77,7 @@ class Dimensions(BaseModel):
     linear_attn_config: Json | None = None
     conv_L_cache: Size = None
     mamba_n_heads: Size = _also("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
-    mamba_d_head: PositiveInt | str | None = _also("mamba_d_head", "mamba_head_dim")
+    mamba_d_head: PositiveInt | Literal["auto"] | None = _also("mamba_d_head", "mamba_head_dim")
     mamba_d_ssm: Size = None
     mamba_d_state: Size = _also("mamba_d_state", "ssm_state_size")
     mamba_n_groups: Size = _also("mamba_n_groups", "n_groups", "mamba_ngroups")
@@ -197,10 +198,11 @@ def complete(dims: Dimensions, family: Family, name: str) -> Dimensions:
     heads, hidden_size = dims.need("num_attention_heads"), dims.need("hidden_size")
     if dims.num_key_value_heads is None:
         filled["num_key_value_heads"] = heads
-    if dims.is_mla and dims.v_head_dim is None:
-        filled["v_head_dim"] = hidden_size // heads
-    if not dims.is_mla and dims.head_dim is None:
-        filled["head_dim"] = hidden_size // heads
+    width = "v_head_dim" if dims.is_mla else "head_dim"
+    if getattr(dims, width) is None:
+        filled[width] = hidden_size // heads
+    if (width in filled or family.whole_heads) and hidden_size % heads:
+        raise ValueError(f"hidden_size is {hidden_size}; expected a multiple of num_attention_heads, {heads}")
     if dims.mamba_n_heads and dims.mamba_d_head in (None, "auto"):
         inner = dims.mamba_d_ssm or dims.need("mamba_expand") * hidden_size
         filled["mamba_d_head"] = inner // dims.mamba_n_heads
@@ -230,6 +232,11 @@ def _attention_layers(values: Mapping[str, Any], family: Family, name: str) -> i
 
 def _falcon(dims: Dimensions) -> dict[str, Any]:
     return {"num_key_value_heads": 1} if dims.multi_query and not dims.new_decoder_architecture else {}
+
+
+def _qwen(dims: Dimensions) -> dict[str, Any]:
+    """A window that is switched off is none, whatever the file lists."""
+    return {"sliding_window": None} if dims.use_sliding_window is False else {}
 
 
 def _gpt_bigcode(dims: Dimensions) -> dict[str, Any]:
@@ -267,6 +274,7 @@ def _gemma4(dims: Dimensions) -> dict[str, Any]:
 SPECIAL: dict[str, Callable[[Dimensions], dict[str, Any]]] = {
     "falcon": _falcon,
     "gpt_bigcode": _gpt_bigcode,
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _qwen),
     "zamba2": _zamba2,
     "mimo_v2_flash": _mimo,
     "gemma4_text": _gemma4,

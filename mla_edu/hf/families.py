@@ -40,6 +40,7 @@ class Family(BaseModel):
     names: tuple[str, ...] = ()  # names of its own for numbers that others call otherwise: see Dimensions
     defaults: dict[str, Any] = {}  # of its config class
     never_null: tuple[str, ...] = ()  # numbers that its class computes nothing for where the file says null
+    whole_heads: Flag = False  # its class refuses a hidden_size that is no multiple of the heads
     required: tuple[str, ...] = ()  # numbers that its class computes nothing for where the file is silent
     attention: AttentionFacts | None = None  # None: GQAConfig and MLAConfig cannot express its layer
     loads: Flag = False  # our layers compute what its layers compute

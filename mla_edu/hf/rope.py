@@ -4,6 +4,7 @@ Newer files hold one ``rope_parameters``; older ones ``rope_theta`` beside ``rop
 ``type`` or ``rope_type``. A file that says two different things is refused.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,16 +27,19 @@ def read_rope(hf: Mapping[str, Any], facts: AttentionFacts, dims: Dimensions) ->
         raise ValueError(
             "rope_parameters or rope_scaling is flat or has a type; expected full_attention, and rope_type"
         )
-    if not old and not new:
+    if not old and hf.get("rope_parameters") is None:
         new = dict(facts.rope or {})
+    beside = {key: hf[key] for key in ("rope_theta", "partial_rotary_factor") if key in hf}
     said: dict[str, Any] = {}
-    for settings in (_beside(hf), old, new):
-        for key, value in settings.items():
-            key = "rope_type" if key == "type" else key
+    for settings in (beside, old, new):
+        for name, value in settings.items():
+            key = "rope_type" if name == "type" else name
             if said.setdefault(key, value) != value:
                 raise ValueError(f"{key} is {said[key]!r} and {value!r}; expected one value in a config.json")
+    if old and (alone := sorted(said.keys() - {*beside, *old, "rope_type"})):  # transformers would overlook it
+        raise ValueError(f"{alone[0]} stands in rope_parameters alone; expected it in rope_scaling too, or that away")
     theta = said.pop("rope_theta", facts.theta)
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta < float("inf"):
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
         raise ValueError(f"rope_theta is {theta!r}; expected a positive number")
     _check_width(said.pop("partial_rotary_factor", 1.0), dims)
     kind = said.setdefault("rope_type", "default")
@@ -62,11 +66,6 @@ def _settings(hf: Mapping[str, Any], key: str) -> dict[str, Any]:
             raise ValueError(f"{key} has entries for {', '.join(found)}; expected one for full_attention")
         found = found["full_attention"]
     return {name: value for name, value in found.items() if not (value is None and name in OPTIONAL)}
-
-
-def _beside(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that stand outside the two dictionaries."""
-    return {key: hf[key] for key in ("rope_theta", "partial_rotary_factor") if key in hf}
 
 
 def _check_width(share: object, dims: Dimensions) -> None:

@@ -146,7 +146,7 @@ def _compile(request: Request) -> KernelReport:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mla_edu.cache.fp8 import fp8_row_bytes
+    from mla_edu.cost import fp8_row_bytes
     from mla_edu.kernels.kernel import attend
     from mla_edu.kernels.launch import DTYPES, attend_arguments
 

@@ -1,6 +1,8 @@
 """Every family of transformers that we read, small: its configuration, and what its attention layer is made of."""
 
 import dataclasses
+import functools
+import json
 import math
 from typing import Any
 
@@ -94,6 +96,18 @@ def tiny_config(family: str):
         values["num_key_value_heads"] = 4
         values.pop("head_dim", None)
     return cls(**values | SPECIAL.get(family, {}))
+
+
+@functools.cache
+def _saved(family: str) -> str:
+    return tiny_config(family).to_json_string(use_diff=False)
+
+
+def saved(family: str) -> dict[str, Any]:
+    """The small configuration of a family as transformers saves it."""
+    file = json.loads(_saved(family))
+    file.pop("time_step_limit", None)  # a list in JSON, where their classes want a tuple
+    return file
 
 
 def build(config, device: str = "cpu") -> nn.Module:

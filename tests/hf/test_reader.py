@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 
 import pytest
+import torch
+import transformers
 
 from mla_edu.hf import spec_from_hf
 from mla_edu.registry import get_model
 from mla_edu.validation import load_yaml
 from tiny_families import MODELS, tiny_config
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 FAMILIES = load_yaml("mla_edu.hf", "families.yaml")
 INDEX_KEYS = ("indexer_keys", "compressed_kv.indexer")
