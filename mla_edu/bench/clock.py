@@ -22,7 +22,7 @@ MOST = 50  # repetitions
 
 
 class Timing(NamedTuple):
-    """Of one call, repeated."""
+    """What was found of one call."""
 
     microseconds: float  # median
     spread: float  # the middle half of the times, as a share of the median

@@ -75,12 +75,12 @@ def _starts(case: Case, step: int, device: torch.device) -> Tensor:
     return torch.arange(case.batch + 1, dtype=torch.int32, device=device) * step
 
 
-def _probe_ours(device: torch.device) -> str:
+def _probe_ours(_device: torch.device) -> str:
     load("triton", "'mla-edu[kernels]'")
     return mla_edu.__version__
 
 
-def _prepare_ours(case: Case, problems: list[Problem]) -> Prepared:
+def _prepare_ours(_case: Case, problems: list[Problem]) -> Prepared:
     def prepare_call(problem: Problem) -> Call:
         return lambda: mla_decode(
             *problem.tensors,
@@ -148,7 +148,7 @@ def _prepare_flashinfer(backend: str, case: Case, problems: list[Problem]) -> Pr
     return Prepared([prepare_call(each) for each in problems])
 
 
-def _probe_sglang(device: torch.device) -> str:
+def _probe_sglang(_device: torch.device) -> str:
     version = str(load("sglang", "sglang").__version__)
     load(f"{SGLANG}.decode_attention", "sglang")
     return version
@@ -226,6 +226,6 @@ PEERS = {
     "flashinfer-fa3": Peer(partial(_probe_flashinfer, "fa3"), partial(_prepare_flashinfer, "fa3")),
     "flashinfer-fa2": Peer(partial(_probe_flashinfer, "fa2"), partial(_prepare_flashinfer, "fa2")),
     "sglang": Peer(_probe_sglang, _prepare_sglang),
-    "eager": Peer(lambda device: torch.__version__, _prepare_eager),
-    "transformers": Peer(lambda device: probe_transformers(), _prepare_transformers),
+    "eager": Peer(lambda _device: torch.__version__, _prepare_eager),
+    "transformers": Peer(lambda _device: probe_transformers(), _prepare_transformers),
 }

@@ -120,7 +120,7 @@ class CaseLimits(Limits):
 
 
 class Run(_Record):
-    """One run over one grid on one machine. Each grid has a subclass, which says what is a limit there."""
+    """One run over one grid on one machine. Each grid has a subclass."""
 
     grid: ClassVar[str]
 
@@ -128,11 +128,21 @@ class Run(_Record):
     versions: dict[str, str]
     date: str
     toy: bool  # at toy size, interpreted where Triton has no GPU: the times mean nothing
+    limits: Limits | list[CaseLimits]  # of the whole run, or measured with each case
     measurements: Sequence[Measurement]
 
     def limits_of(self, case: Case) -> Limits:
-        """What the machine reached, as far as it concerns a case."""
-        raise NotImplementedError
+        """What the machine reached, as far as it concerns a case.
+
+        Raises:
+            ValueError: limits were measured with each case, and this one was not.
+        """
+        if isinstance(self.limits, Limits):
+            return self.limits
+        for limits in self.limits:
+            if limits.case == case:
+                return limits
+        raise ValueError(f"case is {case}; expected one that was measured")
 
     def of_copy(self, measurement: Measurement) -> float:
         """Share of the bandwidth of the machine's own copy; above 1 if the bytes came from a cache."""
@@ -171,10 +181,6 @@ class Results(Run):
     kernels: dict[str, str]  # each one's version, or why it did not run
     measurements: list[Measurement]
 
-    def limits_of(self, case: Case) -> Limits:
-        """The same for all cases."""
-        return self.limits
-
 
 class LayerResults(Run):
     """A whole layer: absorbed, expanded, and as transformers does it."""
@@ -183,17 +189,6 @@ class LayerResults(Run):
 
     limits: list[CaseLimits]
     measurements: list[LayerMeasurement]
-
-    def limits_of(self, case: Case) -> Limits:
-        """Those that were measured with the case.
-
-        Raises:
-            ValueError: there are none.
-        """
-        for limits in self.limits:
-            if limits.case == case:
-                return limits
-        raise ValueError(f"case is {case}; expected one that was measured")
 
 
 AnyRun = TypeVar("AnyRun", bound=Run)

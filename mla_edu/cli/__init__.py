@@ -55,7 +55,7 @@ def _version(asked: bool) -> None:
 @app.callback(help=__doc__, invoke_without_command=True)
 def _about(
     context: typer.Context,
-    version: Annotated[
+    _show: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
