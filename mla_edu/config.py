@@ -101,6 +101,7 @@ class MLAConfig(Checked):
 
     @property
     def kind(self) -> Literal["mla"]:
+        """``"mla"``, whatever the widths."""
         return "mla"
 
     @property

@@ -1,5 +1,7 @@
 """Numbers in words, as the command line, the tables and the widgets write them; ``words.js`` does the same."""
 
+import re
+
 
 def digits(number: float) -> str:
     """Three significant digits, and no fewer before the point: 0.750, 85.1, 1,230."""
@@ -27,3 +29,15 @@ def percent(share: float) -> str:
 def ratio(number: float) -> str:
     """How many times: 53x, 1.9x, 0.75x."""
     return f"{number:.0f}x" if number >= 9.95 else f"{number:#.2g}x"
+
+
+def parse_count(text: str, option: str) -> int:
+    """``"4096"``, ``"128k"`` (131 072) or ``"1m"`` (1 048 576) as a number.
+
+    Raises:
+        ValueError: anything else, zero, and numbers of more than 12 digits.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,11})([km]?)", text.strip().casefold(), flags=re.ASCII)
+    if match is None:
+        raise ValueError(f"{option} is {text!r}; expected a positive number such as 4096, 128k or 1m")
+    return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2]]

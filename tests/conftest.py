@@ -64,6 +64,44 @@ def make_results():
 
 
 @pytest.fixture
+def make_layer_results():
+    """``make_layer_results({layer: {case: µs or why not}}, **fields)``: on a CPU that copies at 10 GB/s."""
+    from mla_edu.bench.results import CPU, CaseLimits, LayerMeasurement, LayerResults
+
+    def make(times, **fields):
+        measurements = [
+            LayerMeasurement(case=case, kernel=layer, why_not=found)
+            if isinstance(found, str)
+            else LayerMeasurement(case=case, kernel=layer, microseconds=found, spread=0.01, error=1e-6)
+            for layer, cases in times.items()
+            for case, found in cases.items()
+        ]
+        cases = dict.fromkeys(each.case for each in measurements if each.microseconds)
+        defaults = {
+            "machine": CPU(name="Test CPU", threads=3, instructions="AVX2"),
+            "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+            "date": "2026-01-02",
+            "toy": False,
+            "limits": [CaseLimits(case=case, copy_bytes_per_s=1e10, matmul_flop_per_s=1e11) for case in cases],
+            "measurements": measurements,
+        }
+        return LayerResults(**defaults | fields)
+
+    return make
+
+
+@pytest.fixture
+def layer_case():
+    """``layer_case(context, dtype="fp32")``."""
+    from mla_edu.bench.grid import LayerCase
+
+    def make(context, dtype="fp32"):
+        return LayerCase(context=context, dtype=dtype)
+
+    return make
+
+
+@pytest.fixture
 def case():
     """``case(heads, context, batch=1, s_q=1, dtype="bf16")``."""
     from mla_edu.bench.grid import Case

@@ -123,7 +123,7 @@ def test_package_data_covers_every_file_that_is_not_code():
     covered = {path for pattern in patterns for path in package.glob(pattern)}
     present = {p for p in package.rglob("*") if p.is_file() and p.suffix != ".py" and "__pycache__" not in p.parts}
     assert present <= covered
-    named = {"py.typed", "registry/models.yaml", "bench/measured/decode_step_cpu.json"}
+    named = {"py.typed", "registry/models.yaml", "bench/measured/layer-cpu.json"}
     assert {package / name for name in named} <= covered
 
 

@@ -21,9 +21,11 @@ class Goal:
 
     @property
     def text(self) -> str:
+        """What is wanted, in words."""
         return f"{'at most' if self.at_most else 'at least'} {self.wanted:g}"
 
     def met_by(self, value: float) -> bool:
+        """Whether a value is good enough."""
         return value <= self.wanted if self.at_most else value >= self.wanted
 
 
@@ -43,6 +45,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
+        """What was found, in words."""
         if self.worst is None:
             return "not measured"
         case, value = self.worst

@@ -15,7 +15,7 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any]) -> str:
 
     Args:
         gpus: results of the decode kernel; for none of them there is a line that says so.
-        layer_steps: what ``benchmarks/decode_step.py`` wrote; its float32 steps are quoted.
+        layer_steps: from ``layer_steps``; its float32 steps are quoted.
     """
     lines = ["| measured | on | case | time | of the limit | beside it |", "|---|---|---|--:|--:|---|"]
     for results in gpus:

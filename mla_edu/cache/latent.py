@@ -10,8 +10,9 @@ from mla_edu.cache.layer import LayerCache, check_config, check_table
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable
 from mla_edu.config import MLAConfig
+from mla_edu.cost import fp8_row_bytes
 from mla_edu.kernels.api import Backend, check_backend, mla_decode
-from mla_edu.ops.fp8 import fp8_row_bytes, pack_fp8, unpack_fp8
+from mla_edu.ops.fp8 import pack_fp8, unpack_fp8
 from mla_edu.ops.latent import latent_attention
 
 

@@ -24,10 +24,12 @@ class LayerCache:
 
     @property
     def batch_size(self) -> int:
+        """Sequences of the table."""
         return self.table.batch_size
 
     @property
     def max_seq_len(self) -> int:
+        """Tokens of the longest sequence that fits."""
         return self.table.max_seq_len
 
     @property

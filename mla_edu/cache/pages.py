@@ -29,6 +29,7 @@ class PageAllocator:
 
     @property
     def num_free(self) -> int:
+        """Pages that can be handed out."""
         return len(self._free)
 
     def allocate(self, count: int) -> list[int]:

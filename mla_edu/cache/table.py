@@ -86,6 +86,7 @@ class SequenceTable:
 
     @property
     def batch_size(self) -> int:
+        """Sequences, growing or empty."""
         return len(self.lengths)
 
     @property
@@ -148,11 +149,14 @@ class SequenceTable:
         if self._running is not None:
             raise ValueError("a step is under way; expected truncate after it")
         self.check_sequences(sequences)
-        sequences = range(self.batch_size) if sequences is None else sequences
-        for sequence in sequences:
+        chosen = range(self.batch_size) if sequences is None else sequences
+        for sequence in chosen:
             self.lengths[sequence] = min(self.lengths[sequence], length)
-        self.seq_lens.copy_(torch.tensor(self.lengths))
-        self._release(sequences)
+        if sequences is None:
+            self.seq_lens.clamp_(max=length)  # nothing crosses from the host: a CUDA graph can hold it
+        else:
+            self.seq_lens.copy_(torch.tensor(self.lengths))
+        self._release(chosen)
 
     def check_sequences(self, sequences: Sequence[int] | None) -> None:
         """Raise ``ValueError`` unless all are there and each is named once."""

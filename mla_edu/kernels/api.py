@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mla_edu.ops.fp8 import fp8_row_bytes
+from mla_edu.cost import fp8_row_bytes
 
 Backend = Literal["triton", "reference", "auto"]
 BACKENDS = get_args(Backend)

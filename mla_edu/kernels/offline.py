@@ -146,8 +146,8 @@ def _compile(request: Request) -> KernelReport:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from mla_edu.cost import fp8_row_bytes
     from mla_edu.kernels import launch
-    from mla_edu.ops.fp8 import fp8_row_bytes
 
     plan, rank, rope = request.plan(), request.kv_lora_rank, request.qk_rope_head_dim
     stored = {name: each for each, name in launch.DTYPES.items()}[request.dtype]

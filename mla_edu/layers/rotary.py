@@ -32,6 +32,7 @@ class Rotary:
     def __call__(
         self, x: Float[Tensor, "batch seq heads width"], positions: Int[Tensor, "batch_or_1 seq"]
     ) -> Float[Tensor, "batch seq heads width"]:
+        """``x`` turned by its positions."""
         if self.frequencies is None:
             return x
         if positions.device not in self._copies:

@@ -20,6 +20,7 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, intermediate_size)
 
     def forward(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
+        """The residual stream after the block."""
         x = x + self.attention(self.attention_norm(x))
         x = x + self.mlp(self.mlp_norm(x))
         return x
@@ -52,6 +53,7 @@ class Decoder(nn.Module):
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
 
     def forward(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
+        """Logits of the token after each of ``tokens``."""
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)

@@ -40,7 +40,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]
+        """Take one step along the gradients."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -79,6 +80,11 @@ def train(
     the faster is kept: where another process holds a core, two threads can be tens of times slower than one.
 
     Args:
+        model: takes tokens, gives logits.
+        tokens: the text that it learns from, one byte each.
+        num_steps: batches that it sees.
+        batch_size: windows of text in a batch.
+        seq_len: tokens of a window whose next token is to be known.
         learning_rate: of Muon, for matrices within the blocks. AdamW has a quarter of it.
         seed: of the places in ``tokens`` that the batches are drawn from.
 

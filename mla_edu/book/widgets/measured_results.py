@@ -120,7 +120,7 @@ class MeasuredResults(Widget):
 
         Args:
             results: of the measured GPUs, as ``read_results`` reads them.
-            layer_steps: what ``benchmarks/decode_step.py`` wrote: a whole layer's steps on a CPU.
+            layer_steps: from ``layer_steps``: a whole layer's steps on a CPU.
             machine: "nvidia-h200" as in the name of its file, "cpu", or a GPU of the registry; None for the first.
             dtype: of the cache.
             heads: query heads.

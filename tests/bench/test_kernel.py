@@ -1,13 +1,16 @@
 """A run: inputs that are hard to get right by accident, answers checked before times, every failure with its reason."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
 
-from mla_edu.bench import run as bench
-from mla_edu.bench.clock import Timing
-from mla_edu.bench.peers import PEERS, Peer, Prepared, Unsupported
+from mla_edu.bench import kernel as bench
+from mla_edu.bench import run as loop
+from mla_edu.bench.clock import Clock, Timing
+from mla_edu.bench.libraries import Unsupported
+from mla_edu.bench.peers import Peer, Prepared
 from mla_edu.bench.results import Limits
 from mla_edu.kernels import reference
 from mla_edu.kernels.problems import check_answer
@@ -43,7 +46,7 @@ def run_on(*cases, **options):
     return bench.run(list(cases), CPU, toy=True, **options)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8_mla"])
 def test_problems_share_a_table_of_pages_and_nothing_else(case, dtype):
     one, two = bench.make_problems(case(3, 150, batch=4, dtype=dtype), CPU, 2)
     assert one.block_table is two.block_table and one.seq_lens.tolist() == [150] * 4
@@ -51,7 +54,7 @@ def test_problems_share_a_table_of_pages_and_nothing_else(case, dtype):
     assert not torch.equal(one.q, two.q) and not torch.equal(one.kv_cache[0], two.kv_cache[0])
     for last in one.block_table[:, -1]:
         page = one.kv_cache[last]
-        if dtype == "fp8":
+        if dtype == "fp8_mla":
             assert (page[150 - 128 :] == 0xFF).all() and not (page[: 150 - 128] == 0xFF).all(dim=1).any()
         else:
             assert page[150 - 128 :].isnan().all() and page[: 150 - 128].isfinite().all()
@@ -84,11 +87,13 @@ def test_a_kernel_that_rounds_its_weights_to_16_bit_is_right(case):
 
 def test_answers_are_checked_before_any_is_timed(case, peers, monkeypatch):
     happened = []
-    check, clock = check_answer, bench.time_calls
+    check, time = check_answer, Clock.time
     monkeypatch.setattr(bench, "check_answer", lambda *a: happened.append("checked") or check(*a))
-    monkeypatch.setattr(bench, "time_calls", lambda *a: happened.append("timed") or clock(*a))
+    monkeypatch.setattr(bench, "_limits", lambda *a: Limits(copy_bytes_per_s=1, matmul_flop_per_s=1))
+    monkeypatch.setattr(bench, "floor_microseconds", lambda clock: 0)
+    monkeypatch.setattr(Clock, "time", lambda *a: happened.append("timed") or time(*a))
     peers(ours=right, other=right)
-    results = run_on(case(3, 70), case(3, 70, dtype="fp8"))
+    results = run_on(case(3, 70), case(3, 70, dtype="fp8_mla"))
     assert happened == ["checked", "timed"] * 4
     assert all(each.microseconds > 0 and each.error < 0.01 for each in results.measurements)
 
@@ -113,9 +118,9 @@ def test_wrong_answers_are_not_timed(case, peers, monkeypatch, mistake):
             return Prepared([lambda: calls[0]()[0] * torch.nan], None)
         return Prepared(calls, None)
 
-    monkeypatch.setattr(bench, "time_calls", lambda *a: pytest.fail("it was timed"))
+    monkeypatch.setattr(Clock, "time", lambda *a: pytest.fail("it was timed"))
     peers(ours=wrong)
-    (found,) = bench.measure(case(3, 128, batch=2, s_q=2), ["ours"], CPU, 2)
+    (found,) = bench.measure(case(3, 128, batch=2, s_q=2), ["ours"], Clock(CPU))
     assert found.microseconds is None and found.why_not.startswith("wrong: ")
 
 
@@ -135,17 +140,19 @@ def test_every_input_is_timed_and_often_enough_on_a_gpu(case, peers, monkeypatch
     """A run that is no toy, as far as it can be followed without a GPU."""
     asked = {}
     monkeypatch.setattr(bench, "LARGE", 10**6)
-    monkeypatch.setattr(bench, "copy_bytes_per_s", lambda size, device: asked.setdefault("copy", size) and 1e9)
+    monkeypatch.setattr(bench, "copy_bytes_per_s", lambda size, clock: asked.setdefault("copy", size) and 1e9)
     monkeypatch.setattr(bench, "matmul_flop_per_s", lambda *a: asked.setdefault("product", a) and 1e9)
-    monkeypatch.setattr(
-        bench,
-        "time_calls",
-        lambda calls, device, fewest: asked.setdefault("timed", []).append((len(calls), fewest)) or Timing(5.0, 0.1),
-    )
+    monkeypatch.setattr(bench, "floor_microseconds", lambda clock: 0)
+
+    def time(clock, calls):
+        asked.setdefault("timed", []).append((clock, len(calls)))
+        return Timing(5.0, 0.1)
+
+    monkeypatch.setattr(Clock, "time", time)
     peers(ours=right)
     results = bench.run([case(3, 150), case(3, 870)], CPU, toy=False)
-    assert asked["timed"] == [(3, 5), (2, 5)]
-    assert asked["copy"] == 2**32 and asked["product"] == (8192, torch.bfloat16, CPU)
+    assert asked["timed"] == [(Clock(CPU, 5, 2**29), 3), (Clock(CPU, 5, 2**29), 2)]
+    assert asked["copy"] == 2**32 and asked["product"] == (8192, torch.bfloat16, Clock(CPU))
     assert [each.microseconds for each in results.measurements] == [5.0, 5.0] and not results.toy
 
 
@@ -207,7 +214,7 @@ def test_a_failed_peer_is_tried_again_on_smaller_cases_only_but_ours_on_all(case
 @pytest.mark.parametrize(
     ("error", "why_not"),
     [
-        (bench.DeviceLost("AcceleratorError: illegal"), "device lost: AcceleratorError: illegal"),
+        (loop.DeviceLost("AcceleratorError: illegal"), "device lost: AcceleratorError: illegal"),
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
@@ -218,7 +225,7 @@ def test_what_was_measured_stands_when_a_run_breaks_off(case, peers, monkeypatch
         return right(each_case, problems)
 
     peers(ours=right, other=breaks, last=right)
-    monkeypatch.setattr(bench, "_why_not", lambda error, device: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(bench, "why_not", lambda error, device: (_ for _ in ()).throw(error))
     results = run_on(case(3, 70), case(3, 90), case(3, 80))
     found = {(each.kernel, each.case.context): each.why_not for each in results.measurements}
     assert [found[kernel, 70] for kernel in ("ours", "other", "last")] == [None] * 3
@@ -232,12 +239,20 @@ def test_an_error_after_which_the_gpu_is_silent_ends_the_run(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     gpu = torch.device("cuda")
+    monkeypatch.setattr(loop.gc, "collect", lambda: None)  # a second each, for nothing here
     monkeypatch.setattr(torch.cuda, "synchronize", silent)
-    with pytest.raises(bench.DeviceLost, match="RuntimeError: why"):
-        bench._why_not(RuntimeError("why\nand where"), gpu)
-    assert bench._why_not(torch.cuda.OutOfMemoryError("no"), gpu) == "out of memory"
+    with pytest.raises(loop.DeviceLost, match="RuntimeError: why"):
+        loop.why_not(RuntimeError("why\nand where"), gpu)
+    assert loop.why_not(torch.cuda.OutOfMemoryError("no"), gpu) == "out of memory"
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    assert bench._why_not(RuntimeError("why\nand where"), gpu) == "failed: RuntimeError: why"
+    assert loop.why_not(RuntimeError("why\nand where"), gpu) == "failed: RuntimeError: why"
+
+
+def test_without_triton_nothing_is_measured(case, peers, monkeypatch):
+    monkeypatch.setattr(bench, "_limits", lambda *a: pytest.fail("the machine was measured"))
+    peers(ours=Unsupported("not installed: pip install 'mla-edu[kernels]'"), other=right)
+    with pytest.raises(ImportError, match=r"needs Triton: not installed: pip install 'mla-edu\[kernels\]'"):
+        run_on(case(3, 70))
 
 
 def test_inputs_that_do_not_fit_are_a_reason_too(case, peers, monkeypatch):
@@ -255,19 +270,19 @@ def test_an_interpreted_kernel_is_not_timed_on_a_gpu(case, monkeypatch):
         bench.run([case(3, 70)], torch.device("cuda"), toy=False)
 
 
+@pytest.mark.parametrize("value", [None, "0"])
+def test_a_cpu_is_not_timed_where_triton_would_not_interpret(case, monkeypatch, value):
+    if value is None:
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    else:
+        monkeypatch.setenv("TRITON_INTERPRET", value)
+    before = dict(os.environ)
+    with pytest.raises(ValueError, match="TRITON_INTERPRET is 0; expected 1 in the environment where there is no GPU"):
+        run_on(case(3, 70))
+    assert dict(os.environ) == before
+
+
 def test_no_case_starts_when_time_is_out(case, peers):
     peers(ours=right)
     results = run_on(case(3, 70), case(16, 70), seconds=0)
     assert [each.why_not for each in results.measurements] == ["out of time"] * 2
-
-
-def test_toy_run_goes_all_the_way_with_the_real_kernels(case):
-    cases = [case(3, 70, batch=2, s_q=2), case(16, 70, dtype="fp8"), case(3, 150)]
-    results = run_on(*cases)
-    assert list(results.kernels) == list(PEERS)
-    assert set(results.times("ours")) == set(cases)
-    assert set(results.times("eager")) == {cases[0], cases[2]}
-    assert all(each.error < 0.01 for each in results.times("ours").values())
-    assert results.toy and {"torch", "triton", "python", "mla-edu"} <= results.versions.keys()
-    for name in ("flashinfer-fa3", "flashinfer-fa2"):
-        assert name not in {each.kernel for each in results.measurements} and results.kernels[name]
