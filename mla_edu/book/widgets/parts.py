@@ -29,7 +29,7 @@ class Number(traitlets.TraitType[int, int]):
         self.lowest, self.highest = lowest, highest
         self.tag(sync=True)
 
-    def validate(self, obj: Any, value: object) -> int:  # noqa: ARG002
+    def validate(self, obj: Any, value: object) -> int:
         """``value``, or ``ValueError``."""
         return check_integer(self.name or "value", value, self.lowest, self.highest)
 
@@ -42,7 +42,7 @@ class Name(traitlets.TraitType[str, str]):
         self.read = read
         self.tag(sync=True)
 
-    def validate(self, obj: Any, value: str) -> str:  # noqa: ARG002
+    def validate(self, obj: Any, value: str) -> str:
         """The usual name of ``value``, or ``ValueError``."""
         return self.read(value)
 
