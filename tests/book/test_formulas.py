@@ -41,9 +41,10 @@ def mla_layers(draw):
 
 
 @st.composite
-def formats(draw, config):
-    """A format that a cache of the layer can have."""
-    fits = config is not None and config.kind == "mla" and config.kv_lora_rank % cost.FP8_BLOCK == 0
+def formats(draw, model_or_config):
+    """A format that a cache of a model or a layer can have."""
+    rank = getattr(model_or_config, "kv_lora_rank", None)
+    fits = rank is not None and rank % cost.FP8_BLOCK == 0
     return draw(st.sampled_from(NAMES if fits else NAMES[:-1]))
 
 
@@ -61,7 +62,8 @@ FIELDS = (*DIMS, "v_head_dim", "memory")
 def packed(value):
     """As a page has it: whole numbers are text behind an ``n``, since JSON has but one kind of number."""
     if isinstance(value, ModelSpec):
-        record = value.model_dump(include={"num_parameters", "cache", "state_elements"}, mode="json")
+        names = {"num_parameters", "cache", "state_elements", "kv_lora_rank", "qk_rope_head_dim"}
+        record = value.model_dump(include=names, mode="json")
         return {name: packed(item) for name, item in record.items()} | {"config": packed(value.config)}
     if dataclasses.is_dataclass(value):
         return packed(dataclasses.asdict(value))
@@ -109,7 +111,7 @@ def same(page, *calls, rel=0.0):
 @many
 @given(st.data(), models, tokens, batches)
 def test_bytes_of_models(page, data, model, num_tokens, batch_size):
-    dtype = data.draw(formats(model.config))
+    dtype = data.draw(formats(model))
     card = get_gpu(data.draw(st.sampled_from(list_gpus())))
     entry = (model, num_tokens, batch_size, dtype)
     same(

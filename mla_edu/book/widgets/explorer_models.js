@@ -10,7 +10,7 @@ const own_dims = (own_limits, own) => ({
 
 function cache_dtype(model, dtype) {
   if (dtype !== "fp8_mla") return dtype;
-  return is_mla(model.config) && model.config.kv_lora_rank % FP8_BLOCK === 0n ? "fp8_mla" : "fp8";
+  return model.kv_lora_rank !== null && model.kv_lora_rank % FP8_BLOCK === 0n ? "fp8_mla" : "fp8";
 }
 
 function own_model(own) {
@@ -24,6 +24,8 @@ function own_model(own) {
     title: "Your model",
     kind: kind(config),
     num_parameters: num_parameters || null,
+    kv_lora_rank: kv_lora_rank || null,
+    qk_rope_head_dim,
     config,
     cache: [{ role: "kv", layers, elements: elements_per_token(config), window: null, stride: 1n }],
     state_elements: 0n,
@@ -40,6 +42,8 @@ function what_if(model) {
   const with_elements = (elements, config = null) => ({
     ...model,
     config,
+    kv_lora_rank: config?.kv_lora_rank ?? null,
+    qk_rope_head_dim: config?.qk_rope_head_dim ?? null,
     cache: model.cache.map((group) => (group.role === "kv" ? { ...group, elements } : group)),
   });
   const heads = config.num_attention_heads;

@@ -52,7 +52,7 @@ function num_entries({ window, stride }, num_tokens) {
 }
 
 function kv_cache_bytes(model_or_config, num_tokens, batch_size, dtype) {
-  const { kv_lora_rank, qk_rope_head_dim } = (model_or_config.cache ? model_or_config.config : model_or_config) ?? {};
+  const { kv_lora_rank, qk_rope_head_dim } = model_or_config;
   const per_entry = (group) =>
     dtype === "fp8_mla" ? fp8_row_bytes(kv_lora_rank, qk_rope_head_dim) : group.elements * bytes_per_number(dtype);
   const bytes = (group) => group.layers * num_entries(group, num_tokens) * per_entry(group);

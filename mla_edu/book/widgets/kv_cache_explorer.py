@@ -84,8 +84,8 @@ def cache_dtype(model: ModelSpec, dtype: cost.CacheFormat) -> cost.CacheFormat:
     """The format that a model's cache is counted in: ``dtype``, but fp8 where it has no 656-byte layout."""
     if dtype != "fp8_mla":
         return dtype
-    config = model.config
-    return "fp8_mla" if isinstance(config, MLAConfig) and config.kv_lora_rank % cost.FP8_BLOCK == 0 else "fp8"
+    rank = model.kv_lora_rank
+    return "fp8_mla" if rank is not None and rank % cost.FP8_BLOCK == 0 else "fp8"
 
 
 def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
@@ -113,7 +113,11 @@ def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
 
     def with_elements(elements: int, config: MLAConfig | None = None) -> ModelSpec:
         cache = tuple(g.model_copy(update={"elements": elements}) if g.role == "kv" else g for g in model.cache)
-        return model.model_copy(update={"cache": cache, "config": config})
+        widths = {
+            "kv_lora_rank": config and config.kv_lora_rank,
+            "qk_rope_head_dim": config and config.qk_rope_head_dim,
+        }
+        return model.model_copy(update={"cache": cache, "config": config, **widths})
 
     heads = config.num_attention_heads
     variants = {"mha": with_elements(heads * key_and_value)}
@@ -144,8 +148,9 @@ def quantities(model: ModelSpec, gpu: GPUSpec, tokens: int, batch: int, dtype: c
 def _record(model: ModelSpec) -> dict[str, Any]:
     """What the browser needs to know of a model."""
     gqa = {"num_attention_heads", "num_key_value_heads", "head_dim"}
-    mla = {"num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
-    record = model.model_dump(include={"name", "title", "kind", "num_parameters", "cache", "state_elements"})
+    latent = {"kv_lora_rank", "qk_rope_head_dim"}
+    mla = {"num_attention_heads", "qk_nope_head_dim", "v_head_dim", *latent}
+    record = model.model_dump(include={"name", "title", "kind", "num_parameters", "cache", "state_elements", *latent})
     return record | {"config": model.config and model.config.model_dump(include=gqa | mla)}
 
 
