@@ -20,6 +20,40 @@ BACKENDS = get_args(Backend)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
+@overload
+def mla_decode(
+    q: Float[Tensor, "batch s_q heads row"],
+    kv_cache: Tensor,
+    block_table: Int[Tensor, "batch max_pages"],
+    seq_lens: Int[Tensor, " batch"],
+    *,
+    kv_lora_rank: int,
+    sm_scale: float,
+    causal: bool = True,
+    num_splits: int | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[False] = False,
+    validate: bool = False,
+) -> Float[Tensor, "batch s_q heads kv_lora_rank"]: ...
+
+
+@overload
+def mla_decode(
+    q: Float[Tensor, "batch s_q heads row"],
+    kv_cache: Tensor,
+    block_table: Int[Tensor, "batch max_pages"],
+    seq_lens: Int[Tensor, " batch"],
+    *,
+    kv_lora_rank: int,
+    sm_scale: float,
+    causal: bool = True,
+    num_splits: int | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[True],
+    validate: bool = False,
+) -> tuple[Float[Tensor, "batch s_q heads kv_lora_rank"], Float[Tensor, "batch heads s_q"]]: ...
+
+
 def mla_decode(
     q: Float[Tensor, "batch s_q heads row"],
     kv_cache: Tensor,

@@ -32,10 +32,12 @@ class Problem:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What ``mla_decode`` takes by position."""
         return self.q, self.kv_cache, self.block_table, self.seq_lens
 
     @property
     def options(self) -> dict[str, Any]:
+        """What ``mla_decode`` takes by name."""
         return {"kv_lora_rank": self.kv_lora_rank, "sm_scale": self.sm_scale, "causal": self.causal}
 
     def expected(self) -> tuple[Tensor, Tensor]:
