@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import torch
 from jaxtyping import Float, Int
