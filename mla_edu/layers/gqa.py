@@ -1,5 +1,7 @@
 """Grouped-query attention; multi-head and multi-query attention are its two ends."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -72,6 +74,11 @@ class GroupedQueryAttention(nn.Module):
                 out = cache.attend(q, self.sm_scale, self.config.sliding_window)
             projected: Tensor = self.o_proj(out.flatten(2))
             return projected
+
+    if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
+
+        def __call__(self, hidden_states: Tensor, cache: KVCache | PagedKVCache | None = None) -> Tensor:
+            """As ``forward``."""
 
     def queries_keys_values(
         self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]

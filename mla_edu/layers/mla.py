@@ -1,6 +1,6 @@
 """Multi-head latent attention (DeepSeek-V2 paper, sec. 2.1), with keys and values rebuilt or never built."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -107,6 +107,13 @@ class MultiHeadLatentAttention(nn.Module):
                 return self.output(cache.attend(self.absorb(q_nope, q_pe), self.sm_scale))
             outputs = [self._expanded(q_nope[place], q_pe[place], rows) for place, rows in cache.read()]
             return self._project(torch.cat(outputs))
+
+    if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
+
+        def __call__(
+            self, hidden_states: Tensor, cache: LatentCache | PagedLatentCache | None = None, mode: Mode = "auto"
+        ) -> Tensor:
+            """As ``forward``."""
 
     def queries(
         self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]
