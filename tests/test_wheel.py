@@ -121,10 +121,14 @@ def test_nothing_but_the_wheel_and_what_it_requires_is_there(bare, run):
 def commands():
     from mla_edu.cli import app
 
-    return [command.name or command.callback.__name__ for command in app.registered_commands]
+    for command in app.registered_commands:
+        yield [command.name or command.callback.__name__]
+    for group in app.registered_groups:
+        yield [group.name]
+        yield from ([group.name, command.name] for command in group.typer_instance.registered_commands)
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in commands())])
+@pytest.mark.parametrize("command", [[], *commands()], ids=" ".join)
 def test_every_command_explains_itself(bare, run, command):
     found = run(bare, "mla-edu", *command, "--help")
     assert (found.returncode, found.stderr) == (0, "")
