@@ -157,8 +157,8 @@ def test_a_missing_extra_is_one_line_that_names_it(bare, run, extra, call):
 def test_a_module_that_cannot_be_imported_says_which_extra_it_needs(bare, run):
     found = run(bare, "python", "-c", IMPORT_ALL)
     assert found.returncode == 0, found.stderr
-    for line in found.stdout.splitlines():
-        assert re.search(r"pip install 'mla-edu\[[a-z]+\]'$", line)
+    for line in found.stdout.splitlines():  # Triton's programs stand behind functions that name the extra
+        assert re.search(r"pip install 'mla-edu\[[a-z]+\]'$|^mla_edu\.kernels\..* 'triton'$", line)
 
 
 def test_with_its_extras_every_module_can_be_imported(whole, run):
