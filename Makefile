@@ -41,7 +41,7 @@ book: $(INDEX) ## Build the book into _build/html
 
 test: lint types shapes book ## Run every check: style, types, package, notebooks, rendered pages
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --nbval --nbval-current-env
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 check: venv-full ## Run the quick tests, in about a minute
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests
@@ -52,10 +52,10 @@ test-cpus: venv-full ## Execute the notebooks as other processors would, and com
 test-gpu: need-gpu ## Run the kernel tests on this machine's GPU
 	@TRITON_INTERPRET=0 $(BIN)/python -m pytest $(GPU_TESTS) tests/bench/test_clock.py
 
-bench-gpu: need-gpu ## Test and time the kernel on this machine's GPU; a part only: GRID="heads=16 dtype=fp8"
+bench-gpu: need-gpu ## Test and time the kernel on this machine's GPU; a part only: GRID="heads=16 dtype=fp8_mla"
 	@start=$$(date +%s) && TRITON_INTERPRET=0 $(BIN)/python -m pytest -q tests/bench/test_clock.py && \
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 $(GPU_TESTS) && \
-	TRITON_INTERPRET=0 $(BIN)/python benchmarks/decode_kernel.py \
+	TRITON_INTERPRET=0 $(BIN)/mla-edu bench kernel --results mla_edu/bench/measured \
 		--seconds $$((start + 540 - $$(date +%s))) $(GRID)
 
 coverage: venv-full ## Measure which lines of the package the tests run

@@ -1,30 +1,30 @@
 """How the rotary angles are stretched for contexts longer than the one of pre-training."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
-from mla_edu.validation import Checked, PositiveInt
+from mla_edu.validation import Checked, Flag, Number, PositiveInt, PositiveNumber
 
 
 class LinearScaling(Checked):
     """Position interpolation: every angle is divided by ``factor`` (Chen et al. 2023)."""
 
     rope_type: Literal["linear"] = "linear"
-    factor: PositiveFloat
+    factor: PositiveNumber
 
 
 class Llama3Scaling(Checked):
     """Llama 3.1's stretch: slow pairs are divided by ``factor``, fast ones kept, those between blended."""
 
     rope_type: Literal["llama3"] = "llama3"
-    factor: PositiveFloat
-    low_freq_factor: PositiveFloat
-    high_freq_factor: PositiveFloat
+    factor: PositiveNumber
+    low_freq_factor: PositiveNumber
+    high_freq_factor: PositiveNumber
     original_max_position_embeddings: PositiveInt
 
     @model_validator(mode="after")
-    def _band_is_not_empty(self):
+    def _band_is_not_empty(self) -> Self:
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
                 f"high_freq_factor is {self.high_freq_factor}; expected more than "
@@ -40,14 +40,14 @@ class YarnScaling(Checked):
     """
 
     rope_type: Literal["yarn"] = "yarn"
-    factor: PositiveFloat
+    factor: PositiveNumber
     original_max_position_embeddings: PositiveInt
-    beta_fast: PositiveFloat = 32.0  # rotations within the original context above which a pair is left alone
-    beta_slow: PositiveFloat = 1.0  # rotations below which a pair is interpolated in full
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    attention_factor: PositiveFloat | None = None  # where given, replaces the factor derived from mscale
-    truncate: bool = True  # round the band's two ends outwards to whole pairs
+    beta_fast: PositiveNumber = 32.0  # rotations within the original context above which a pair is left alone
+    beta_slow: PositiveNumber = 1.0  # rotations below which a pair is interpolated in full
+    mscale: Number | None = None
+    mscale_all_dim: Number | None = None
+    attention_factor: PositiveNumber | None = None  # where given, replaces the factor derived from mscale
+    truncate: Flag = True  # round the band's two ends outwards to whole pairs
 
 
 class LongRopeScaling(Checked):
@@ -58,11 +58,11 @@ class LongRopeScaling(Checked):
     """
 
     rope_type: Literal["longrope"] = "longrope"
-    short_factor: tuple[PositiveFloat, ...]
-    long_factor: tuple[PositiveFloat, ...]
-    factor: PositiveFloat  # longest context over the original one
+    short_factor: tuple[PositiveNumber, ...]
+    long_factor: tuple[PositiveNumber, ...]
+    factor: PositiveNumber  # longest context over the original one
     original_max_position_embeddings: Annotated[PositiveInt, Field(gt=1)]
-    attention_factor: PositiveFloat | None = None  # where given, replaces the magnitude derived from factor
+    attention_factor: PositiveNumber | None = None  # where given, replaces the magnitude derived from factor
 
 
 RopeScaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling, Field(discriminator="rope_type")]

@@ -1,7 +1,7 @@
 """What every configuration class shares: checked numbers, and errors of one line."""
 
 from importlib import resources
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -13,9 +13,34 @@ def _even(width: int) -> int:
     return width
 
 
+# Strict: neither True nor "8" nor 8.0 is the integer 8.
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
 EvenPositiveInt = Annotated[PositiveInt, AfterValidator(_even)]
-EvenNonNegativeInt = Annotated[int, Field(strict=True, ge=0), AfterValidator(_even)]
+EvenNonNegativeInt = Annotated[NonNegativeInt, AfterValidator(_even)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+PositiveNumber = Annotated[Number, Field(gt=0)]
+NonNegativeNumber = Annotated[Number, Field(ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def check_integer(name: str, value: object, lowest: int = 1, highest: int | None = None) -> int:
+    """``value`` where it is an integer from ``lowest`` to ``highest``; True and False are none.
+
+    Raises:
+        ValueError: it is not; names the argument, its value and the range.
+    """
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= lowest
+        and (highest is None or value <= highest)
+    ):
+        return value
+    expected = "a positive integer" if lowest == 1 else f"an integer of at least {lowest:,}"
+    if highest is not None:
+        expected = f"an integer from {lowest:,} to {highest:,}"
+    raise ValueError(f"{name} is {value!r}; expected {expected}")
 
 
 class Checked(BaseModel):
@@ -23,11 +48,13 @@ class Checked(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __init__(self, **values: Any):
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ValueError(f"{type(self).__name__}: {describe(error)}") from None
+    if not TYPE_CHECKING:  # type checkers and editors see pydantic's own signature, every field by its name
+
+        def __init__(self, **values: Any):
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ValueError(f"{type(self).__name__}: {describe(error)}") from None
 
 
 def describe(error: ValidationError) -> str:

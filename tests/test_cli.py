@@ -6,10 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mla_edu.cli import app, human, parse_count
+import mla_edu
+from mla_edu.cli import app
 from mla_edu.registry import list_models
+from mla_edu.words import parse_count, size
 
 LLAMA = {
     "model_type": "llama",
@@ -91,11 +95,11 @@ def test_counts(text, number):
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
+    ("num_bytes", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (70_272, "70.3 kB"), (999_600, "1.00 MB"), (516_096, "516 kB")],
 )
-def test_human_units(size, text):
-    assert human(size) == text
+def test_sizes_have_units_of_a_person(num_bytes, text):
+    assert size(num_bytes) == text
 
 
 @pytest.mark.parametrize(
@@ -113,9 +117,67 @@ def test_human_units(size, text):
     ],
 )
 def test_bad_input_is_one_line_on_stderr_and_exit_code_2(arguments, message):
-    result = run("cache", *arguments)
+    refused(run("cache", *arguments), message)
+
+
+def refused(result, message=""):
     assert result.exit_code == 2 and result.stdout == ""
-    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("mla-edu: ") and len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cahce"], "No such command 'cahce'"),
+        (["--loud"], "No such option"),
+        (["cache"], "Missing argument"),
+        (["cache", "deepseek-v3", "--tokens"], "--tokens"),
+        (["cache", "deepseek-v3", "--bacth", "1"], "No such option"),
+        (["cache", ""], "no such file"),
+        (["models", "deepseek-v3"], "unexpected extra argument"),
+        (["kernels", "--heads", "many"], "--heads is 'many'; expected a positive number"),
+        (["kernels", "--heads", "0"], "--heads is '0'"),
+        (["kernels", "--s-q", "-1"], "--s-q is '-1'"),
+        (["kernels", "--dtype", "fp8"], "dtype is 'fp8'"),
+        (["kernels", "sm_70"], "arch is 'sm_70'"),
+        (["bench", "cache"], "No such command 'cache'"),
+    ],
+)
+def test_what_no_command_understands_is_one_line_too(arguments, message):
+    refused(run(*arguments), message)
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(["--tokens", "--batch", "--gpu", "--dtype", "--weights-dtype"]), st.text(min_size=1))
+def test_nonsense_is_refused_whatever_it_is(option, text):
+    result = run("cache", "deepseek-v3", f"{option}={text}", "--json")
+    if result.exit_code:
+        refused(result)
+    else:
+        answer = json.loads(result.stdout)
+        assert text.strip().casefold()[:1].isdigit() or text.strip().casefold() in answer.values()
+
+
+@pytest.mark.parametrize("digits", ["9" * 13, "9" * 400, "9" * 5000, "٣", "1e3", "1_000", "0x10", ""])
+def test_numbers_that_are_too_long_or_oddly_written_are_refused(digits):
+    refused(run("cache", "deepseek-v3", f"--tokens={digits}"), "--tokens is ")
+
+
+def test_the_largest_numbers_have_an_answer():
+    result = run("cache", "deepseek-v3", "--tokens", "9" * 12 + "m", "--batch", "9" * 12 + "m")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_version():
+    assert run("--version").stdout == f"mla-edu {mla_edu.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench"]])
+def test_a_command_alone_says_what_there_is(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in (("kernel", "layer") if arguments else ("cache", "models", "bench")))
 
 
 def test_a_config_that_cannot_be_counted_is_refused(tmp_path):
@@ -127,19 +189,49 @@ def test_a_config_that_cannot_be_counted_is_refused(tmp_path):
     assert result.exit_code == 2 and "is not valid JSON" in result.stderr
 
 
-def test_the_command_starts_without_torch():
+def run_without(missing: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own, where some libraries are not installed."""
     code = (
-        "import sys; sys.argv = ['mla-edu', 'cache', 'deepseek-v3', '--gpu', 'h200', '--json']\n"
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({missing.split()!r}))\n"
         "from mla_edu.cli import app\n"
-        "try: app()\n"
-        "except SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'triton'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "app(prog_name='mla-edu')"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["models"][0]["bytes_per_token"] == 70_272
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_the_cache_and_the_models_need_only_the_light_libraries():
+    for arguments in (["cache", "deepseek-v3", "--gpu", "h200", "--json"], ["models"], ["bench", "kernel", "--help"]):
+        done = run_without("torch transformers numpy triton matplotlib anywidget jaxtyping", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert arguments[-1] != "--json" or json.loads(done.stdout)["models"][0]["bytes_per_token"] == 70_272
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "message"),
+    [
+        ("torch", "kernels", "this command needs torch: pip install torch"),
+        ("torch", "bench kernel --toy", "this command needs torch: pip install torch"),
+        ("torch", "bench layer --toy", "this command needs torch: pip install torch"),
+        ("triton", "kernels sm_90", "compiling needs Triton: pip install 'mla-edu[kernels]'"),
+        (
+            "triton",
+            "bench kernel --toy",
+            "the decode kernel needs Triton: not installed: pip install 'mla-edu[kernels]'",
+        ),
+        (
+            "transformers",
+            "bench layer --toy",
+            "the layer is measured beside that of transformers: not installed: pip install 'mla-edu[hf]'",
+        ),
+    ],
+)
+def test_a_missing_library_is_one_line_that_says_what_to_install(missing, arguments, message):
+    done = run_without(missing, *arguments.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mla-edu: {message}\n")
 
 
 def test_the_module_runs_as_a_command():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mla_edu import GQAConfig, MLAConfig, config_from_hf
-from mla_edu.config import YarnScaling
+from mla_edu.rope_scaling import YarnScaling
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
 MLA = {"q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
@@ -11,54 +11,103 @@ MLA = {"q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_ro
 
 @pytest.mark.parametrize(("groups", "kind"), [(8, "mha"), (4, "gqa"), (2, "gqa"), (1, "mqa")])
 def test_kind_follows_from_the_number_of_groups(groups, kind):
-    config = GQAConfig(64, 8, groups, 16)
+    config = GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=groups, head_dim=16)
     assert config.kind == kind
     assert config.group_size == 8 // groups
     assert config.elements_per_token == 2 * groups * 16
 
 
 def test_mla_caches_one_latent_and_one_rotary_key():
-    assert MLAConfig(7168, 128, **MLA).elements_per_token == 576
+    assert MLAConfig(hidden_size=7168, num_attention_heads=128, **MLA).elements_per_token == 576
 
 
 def test_one_head_is_multi_head_attention():
-    assert GQAConfig(64, 1, 1, 16).kind == "mha"
+    assert GQAConfig(hidden_size=64, num_attention_heads=1, num_key_value_heads=1, head_dim=16).kind == "mha"
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: GQAConfig(64, 8, 3, 16),
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=3, head_dim=16),
             "num_key_value_heads is 3; expected a divisor of num_attention_heads, 8",
         ),
-        (lambda: GQAConfig(64, -8, 2, 16), "num_attention_heads is -8; expected greater than 0"),
-        (lambda: GQAConfig(0, 8, 2, 16), "hidden_size is 0; expected greater than 0"),
-        (lambda: GQAConfig(64, 8, 2, 15), "head_dim is 15; expected an even number"),
-        (lambda: GQAConfig(64, 8, 2, 16.0), "head_dim is 16.0; expected a valid integer"),
-        (lambda: GQAConfig(64, True, 1, 16), "num_attention_heads is True; expected a valid integer"),
-        (lambda: GQAConfig(64, 8, 2, 16, rope_theta=-1.0), "rope_theta is -1.0; expected greater than 0"),
-        (lambda: GQAConfig(64, 8, 2, 16, sliding_window=0), "sliding_window is 0; expected greater than 0"),
         (
-            lambda: GQAConfig(64, 8, 2, 16, rope_scaling={"rope_type": "spiral"}),
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=-8, num_key_value_heads=2, head_dim=16),
+            "num_attention_heads is -8; expected greater than 0",
+        ),
+        (
+            lambda: GQAConfig(hidden_size=0, num_attention_heads=8, num_key_value_heads=2, head_dim=16),
+            "hidden_size is 0; expected greater than 0",
+        ),
+        (
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=15),
+            "head_dim is 15; expected an even number",
+        ),
+        (
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16.0),
+            "head_dim is 16.0; expected a valid integer",
+        ),
+        (
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=True, num_key_value_heads=1, head_dim=16),
+            "num_attention_heads is True; expected a valid integer",
+        ),
+        (
+            lambda: GQAConfig(
+                hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16, rope_theta=-1.0
+            ),
+            "rope_theta is -1.0; expected greater than 0",
+        ),
+        (
+            lambda: GQAConfig(
+                hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16, sliding_window=0
+            ),
+            "sliding_window is 0; expected greater than 0",
+        ),
+        (
+            lambda: GQAConfig(
+                hidden_size=64,
+                num_attention_heads=8,
+                num_key_value_heads=2,
+                head_dim=16,
+                rope_scaling={"rope_type": "spiral"},
+            ),
             "'spiral'.*'linear', 'llama3', 'yarn'",
         ),
-        (lambda: GQAConfig(64, 8, 2, 16, rope_scaling={"rope_type": "linear"}), "factor: Field required"),
-        (lambda: GQAConfig(64, 8, 2, 16, heads=4), "heads is 4; Extra inputs are not permitted"),
         (
-            lambda: MLAConfig(64, 8, **MLA | {"qk_rope_head_dim": 63}),
+            lambda: GQAConfig(
+                hidden_size=64,
+                num_attention_heads=8,
+                num_key_value_heads=2,
+                head_dim=16,
+                rope_scaling={"rope_type": "linear"},
+            ),
+            "factor: Field required",
+        ),
+        (
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16, heads=4),
+            "heads is 4; Extra inputs are not permitted",
+        ),
+        (
+            lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA | {"qk_rope_head_dim": 63}),
             "qk_rope_head_dim is 63; expected an even",
         ),
-        (lambda: MLAConfig(64, 8, **MLA | {"kv_lora_rank": 0}), "kv_lora_rank is 0; expected greater than 0"),
         (
-            lambda: MLAConfig(64, 8, **MLA, mla_scale_q_lora=True),
+            lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA | {"kv_lora_rank": 0}),
+            "kv_lora_rank is 0; expected greater than 0",
+        ),
+        (
+            lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA, mla_scale_q_lora=True),
             "mla_scale_q_lora is True; expected a q_lora_rank with it",
         ),
         (
-            lambda: MLAConfig(64, 8, **MLA, llama_4_scaling_beta=0.1),
+            lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA, llama_4_scaling_beta=0.1),
             "llama_4_scaling_beta is 0.1; expected YaRN's rope_scaling with it",
         ),
-        (lambda: MLAConfig(64, 8, **MLA, llama_4_scaling_beta=-0.1), "llama_4_scaling_beta is -0.1; expected greater"),
+        (
+            lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA, llama_4_scaling_beta=-0.1),
+            "llama_4_scaling_beta is -0.1; expected greater",
+        ),
     ],
 )
 def test_an_impossible_configuration_names_argument_value_and_expectation(make, message):
@@ -68,19 +117,21 @@ def test_an_impossible_configuration_names_argument_value_and_expectation(make, 
 
 
 def test_a_configuration_cannot_be_changed():
-    config = GQAConfig(64, 8, 2, 16)
+    config = GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16)
     with pytest.raises(ValueError, match="frozen"):
         config.num_key_value_heads = 3
 
 
 def test_llama_defaults_follow_transformers():
     config = config_from_hf({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8})
-    assert config == GQAConfig(64, 8, 8, 8)
+    assert config == GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=8, head_dim=8)
 
 
 def test_mistral_is_silent_about_its_window_and_groups():
     silent = {"model_type": "mistral", "hidden_size": 64, "num_attention_heads": 8}
-    assert config_from_hf(silent) == GQAConfig(64, 8, 8, 8, sliding_window=4096)
+    assert config_from_hf(silent) == GQAConfig(
+        hidden_size=64, num_attention_heads=8, num_key_value_heads=8, head_dim=8, sliding_window=4096
+    )
     assert config_from_hf(silent | {"sliding_window": None}).sliding_window is None
 
 
@@ -94,7 +145,14 @@ def test_mistral_is_silent_about_its_window_and_groups():
 )
 def test_both_layouts_of_rotary_settings_are_read(rope):
     config = config_from_hf(LLAMA | rope)
-    assert config == GQAConfig(64, 8, 2, 8, rope_theta=5e5, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    assert config == GQAConfig(
+        hidden_size=64,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=8,
+        rope_theta=5e5,
+        rope_scaling={"rope_type": "linear", "factor": 2.0},
+    )
 
 
 def test_deepseek_v3_is_read_with_its_yarn():
@@ -141,8 +199,8 @@ def test_the_text_part_of_a_multimodal_model_is_read():
         ("{}", "model_type is None; expected the name of a model family"),
         ('{"model_type": "gpt9"}', "model_type is 'gpt9'; expected one of .*llama"),
         (
-            '{"model_type": "llama", "hidden_size": 64}',
-            "num_attention_heads is None; expected a positive number",
+            '{"model_type": "llama", "num_attention_heads": 8}',
+            "hidden_size is None; expected a positive number",
         ),
         ('{"model_type": "llama", "hidden_size": "x", "num_attention_heads": 2}', "hidden_size is 'x'"),
         ('{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 0}', "num_attention_heads is 0"),

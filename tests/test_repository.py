@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mla_edu
-from mla_edu.bench.report import measured_table
 from mla_edu.bench.results import layer_steps, measured_gpus
+from mla_edu.book.readme import measured_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -123,7 +123,7 @@ def test_package_data_covers_every_file_that_is_not_code():
     covered = {path for pattern in patterns for path in package.glob(pattern)}
     present = {p for p in package.rglob("*") if p.is_file() and p.suffix != ".py" and "__pycache__" not in p.parts}
     assert present <= covered
-    named = {"py.typed", "registry/models.yaml", "bench/measured/decode_step_cpu.json"}
+    named = {"py.typed", "registry/models.yaml", "bench/measured/layer-cpu.json"}
     assert {package / name for name in named} <= covered
 
 

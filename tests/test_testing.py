@@ -5,11 +5,11 @@ import torch
 
 import mla_edu
 from mla_edu import GQAConfig, MLAConfig
-from mla_edu.cache import KVCache, LatentCache
-from mla_edu.testing import MLA_FAMILIES, family_config, poison, randomize, relative_error
+from mla_edu.cache import KVCache, LatentCache, PagedLatentCache, PageTable
+from mla_edu.testing import poison, randomize, relative_error
 
 WIDTHS = {"q_lora_rank": None, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
-MLA = MLAConfig(24, 3, **WIDTHS)
+MLA = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS)
 
 
 def test_relative_error_is_relative_and_sees_nan():
@@ -19,25 +19,24 @@ def test_relative_error_is_relative_and_sees_nan():
         relative_error(torch.ones(1), torch.ones(2))
 
 
-@pytest.mark.parametrize("cache", [KVCache(GQAConfig(24, 3, 3, 8), max_seq_len=5), LatentCache(MLA, max_seq_len=5)])
-def test_poison_spoils_all_that_is_not_filled_and_nothing_else(cache):
-    for tensor in cache.tensors:
-        tensor.zero_()
-    cache.length = 3
-    poison(cache)
-    for tensor in cache.tensors:
-        assert (tensor[:, :3] == 0).all()
-        assert tensor[:, 3:].isnan().all()
+def test_poison_spoils_all_that_holds_no_token_and_nothing_else():
+    gqa = GQAConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=3, head_dim=8)
+    pages = PagedLatentCache(MLA, PageTable(num_pages=3, page_size=2, batch_size=2))
+    for cache in (KVCache(gqa, 2, max_seq_len=5), LatentCache(MLA, 2, max_seq_len=5), pages):
+        for memory in cache.memory:
+            memory.zero_()
+        for sequence, length in ((0, 3), (1, 1)):
+            with cache.step(length, [sequence]):
+                pass
+        poison(cache)
+        assert all(not part.isnan().any() for _, parts in cache.table.read(*cache.memory) for part in parts)
+        assert all(
+            memory[..., 0].isnan().sum() == memory[..., 0].numel() - 4 * memory[0, 0, ..., 0].numel()
+            for memory in cache.memory
+        )
 
 
 def test_randomize_leaves_no_norm_at_one_and_repeats_itself():
     first, second = (randomize(mla_edu.MultiHeadLatentAttention(MLA), seed=3) for _ in range(2))
     assert (first.kv_a_layernorm.weight != 1).all()
     assert all(map(torch.equal, first.parameters(), second.parameters()))
-
-
-@pytest.mark.parametrize("family", MLA_FAMILIES)
-def test_a_familys_configuration_keeps_the_widths(family):
-    config = family_config(family, MLA)
-    assert config.elements_per_token == MLA.elements_per_token
-    assert config == family_config(family, config)

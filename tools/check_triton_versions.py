@@ -19,12 +19,12 @@ OLD_NUMPY = "numpy<2.4"  # the interpreters before 3.7 make integers of arrays, 
 TESTS = ["tests/kernels/test_decode.py", "-k", "not every_tile and not any_shape and not 2_to_the_31"]
 COMPILE = """
 import triton
-from mla_edu.kernels.offline import ARCHITECTURES, compile_reports
+from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_reports
 from mla_edu.kernels.tiles import SHARED_LIMIT
 
 nvidia = [arch for arch in ARCHITECTURES if arch.startswith("sm_")]  # some wheels cannot link for AMD
-requests = [(arch, "fp16" if arch == "sm_75" else "bf16", heads) for arch in nvidia for heads in (16, 128)]
-reports = compile_reports(requests + [("sm_80", "fp8", 16), ("sm_90", "fp8", 128)])
+requests = [Request(arch, "fp16" if arch == "sm_75" else "bf16", heads) for arch in nvidia for heads in (16, 128)]
+reports = compile_reports([*requests, Request("sm_80", "fp8_mla", 16), Request("sm_90", "fp8_mla", 128)])
 assert all(report.shared_bytes <= SHARED_LIMIT[report.arch] for report in reports)
 assert all(report.tensor_core_instructions or report.arch == "sm_75" for report in reports)
 spills = [f"{r.arch} {r.dtype} {r.num_heads} heads {r.spill_bytes} B" for r in reports if r.spill_bytes]

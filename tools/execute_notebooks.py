@@ -19,11 +19,12 @@ from importlib import metadata
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 STATUS = ROOT / "book" / "status.json"
@@ -37,33 +38,16 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return [path for name in names if (path := root / f"{name.removesuffix('.ipynb')}.ipynb").is_file()]
 
 
+def longest_first(paths: list[Path]) -> list[Path]:
+    """In falling order of the seconds that status.json has for each; what it does not have comes first."""
+    seconds = {name: run["seconds"] for name, run in json.loads(STATUS.read_text()).items()}
+    return sorted(paths, key=lambda path: -seconds.get(path.stem, float("inf")))
+
+
 def code_hash(notebook: nbformat.NotebookNode) -> str:
     """SHA-256 of the code cells: what has to be the same for the recorded run to speak for the notebook."""
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
-
-
-def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook without what differs from one run or machine to the next."""
-    widgets = notebook.metadata.get("widgets")
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
-    if widgets:
-        notebook.metadata["widgets"] = widgets
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-    text = nbformat.writes(notebook)
-    model_ids = dict.fromkeys(re.findall(r'"model_id": "([0-9a-f]{32})"', text))
-    if widgets:
-        (state,) = (value["state"] for value in widgets.values())
-        model_ids |= dict.fromkeys(state)
-    for number, model_id in enumerate(model_ids):
-        text = text.replace(model_id, f"{number:032x}")
-    return nbformat.reads(text, as_version=4)
 
 
 def execute(path: Path, progress: Progress) -> float:
@@ -72,28 +56,18 @@ def execute(path: Path, progress: Progress) -> float:
     Raises:
         CellExecutionError: a cell failed; the file is as it was.
     """
-    notebook = nbformat.read(path, as_version=4)
-    task = progress.add_task(path.stem, total=sum(cell.cell_type == "code" for cell in notebook.cells))
+    num_cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
+    task = progress.add_task(path.stem, total=num_cells)
 
     def advance(cell: nbformat.NotebookNode, **_: object) -> None:
         if cell.cell_type == "code":
             progress.advance(task)
 
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        coalesce_streams=True,
-        record_timing=False,
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_complete=advance,
-    )
     start = time.monotonic()
-    client.execute()
+    notebook = run_notebook.run(path, on_cell_complete=advance)
     seconds = time.monotonic() - start
     temporary = path.with_suffix(".tmp")
-    nbformat.write(normalise(client.nb), temporary)
+    nbformat.write(notebook, temporary)
     os.replace(temporary, path)
     return seconds
 

@@ -24,7 +24,12 @@ def cached_numbers():
     """Per token and layer, for the four kinds."""
     heads, width = MLA.num_attention_heads, MLA.qk_nope_head_dim
     numbers = {
-        kind: GQAConfig(MLA.hidden_size, heads, groups, width).elements_per_token
+        kind: GQAConfig(
+            hidden_size=MLA.hidden_size,
+            num_attention_heads=heads,
+            num_key_value_heads=groups,
+            head_dim=width,
+        ).elements_per_token
         for kind, groups in [("mha", heads), ("gqa", GROUPS), ("mqa", 1)]
     }
     return numbers | {"mla": MLA.elements_per_token}

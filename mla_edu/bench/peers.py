@@ -1,10 +1,8 @@
 """The kernels that are measured side by side, each called the way its own library calls it."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -12,6 +10,8 @@ from torch import Tensor
 
 import mla_edu
 from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
+from mla_edu.bench.libraries import Unsupported, load
+from mla_edu.bench.transformers_layer import TransformersLayer, probe_transformers
 from mla_edu.cache import LatentCache
 from mla_edu.config import MLAConfig
 from mla_edu.kernels import reference
@@ -24,13 +24,6 @@ from mla_edu.ops.latent import latent_attention
 # a whole layer gives its own output.
 Call = Callable[[], Tensor | tuple[Tensor, Tensor]]
 SGLANG = "sglang.kernels.ops.attention"
-TRANSFORMERS = "transformers.models.deepseek_v3.modeling_deepseek_v3"
-WIDTHS = {"hidden_size", "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
-LATENT_CACHE_SINCE = (5, 15)  # of transformers: before, it cached keys and values
-
-
-class Unsupported(Exception):
-    """Why a kernel does not run: here at all, or on one case."""
 
 
 class Prepared(NamedTuple):
@@ -49,18 +42,21 @@ class Peer:
     prepare: Callable[[Case, list[Problem]], Prepared]  # problems of one case share block table and lengths
 
 
-def _load(name: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # whatever a library raises that finds another version than it expects
-        if isinstance(error, ModuleNotFoundError) and error.name == name.split(".")[0]:
-            raise Unsupported(f"not installed: pip install {package}") from None
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise Unsupported(f"cannot be imported: {reason}") from error
+def specification(problem: Problem) -> tuple[Tensor, Tensor]:
+    """What the step gives, ``(out, lse)`` in fp32."""
+    return reference.decode(
+        problem.q.float(),
+        problem.kv_cache,
+        problem.block_table,
+        problem.seq_lens,
+        kv_lora_rank=problem.kv_lora_rank,
+        sm_scale=problem.sm_scale,
+        causal=problem.causal,
+    )
 
 
 def _refuse_fp8(case: Case) -> None:
-    if case.dtype == "fp8":
+    if case.dtype == "fp8_mla":
         raise Unsupported("fp8 cache")
 
 
@@ -79,14 +75,23 @@ def _starts(case: Case, step: int, device: torch.device) -> Tensor:
     return torch.arange(case.batch + 1, dtype=torch.int32, device=device) * step
 
 
-def _probe_ours(device: torch.device) -> str:
-    _load("triton", "'mla-edu[kernels]'")
+def _probe_ours(_device: torch.device) -> str:
+    load("triton", "'mla-edu[kernels]'")
     return mla_edu.__version__
 
 
-def _prepare_ours(case: Case, problems: list[Problem]) -> Prepared:
-    options = {"backend": "triton", "return_lse": True}
-    return Prepared([partial(mla_decode, *each.tensors, **each.options, **options) for each in problems])
+def _prepare_ours(_case: Case, problems: list[Problem]) -> Prepared:
+    def prepare_call(problem: Problem) -> Call:
+        return lambda: mla_decode(
+            *problem.tensors,
+            kv_lora_rank=problem.kv_lora_rank,
+            sm_scale=problem.sm_scale,
+            causal=problem.causal,
+            backend="triton",
+            return_lse=True,
+        )
+
+    return Prepared([prepare_call(each) for each in problems])
 
 
 def _prepare_eager(case: Case, problems: list[Problem]) -> Prepared:
@@ -95,15 +100,16 @@ def _prepare_eager(case: Case, problems: list[Problem]) -> Prepared:
     It rounds the scores to 16 bit, as a layer does, so it is held to a layer's bound.
     """
     _refuse_fp8(case)
-    first = problems[0]
-    options = {"kv_lora_rank": RANK, "sm_scale": first.sm_scale}
-    calls = [partial(latent_attention, each.q, _rows(case, each), **options) for each in problems]
-    expected, _ = reference.decode(first.q.float(), *first.tensors[1:], **first.options)
-    return Prepared(calls, expected)
+
+    def prepare_call(problem: Problem) -> Call:
+        rows = _rows(case, problem)
+        return lambda: latent_attention(problem.q, rows, kv_lora_rank=RANK, sm_scale=problem.sm_scale)
+
+    return Prepared([prepare_call(each) for each in problems], specification(problems[0])[0])
 
 
 def _probe_flashinfer(backend: str, device: torch.device) -> str:
-    version = _load("flashinfer", "flashinfer-python").__version__
+    version = str(load("flashinfer", "flashinfer-python").__version__)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     if backend == "fa3" and capability != (9, 0):
         raise Unsupported("needs a GPU of compute capability 9.0")
@@ -118,7 +124,7 @@ def _prepare_flashinfer(backend: str, case: Case, problems: list[Problem]) -> Pr
     first, device = problems[0], problems[0].q.device
     pages = _pages(case, first)
     workspace = torch.empty(128 * 2**20, dtype=torch.int8, device=device)  # as its documentation recommends
-    flashinfer = _load("flashinfer", "flashinfer-python")
+    flashinfer = load("flashinfer", "flashinfer-python")
     wrapper = flashinfer.mla.BatchMLAPagedAttentionWrapper(workspace, backend=backend)
     causal = case.s_q > 1  # a single new token sees every key
     wrapper.plan(
@@ -142,9 +148,9 @@ def _prepare_flashinfer(backend: str, case: Case, problems: list[Problem]) -> Pr
     return Prepared([prepare_call(each) for each in problems])
 
 
-def _probe_sglang(device: torch.device) -> str:
-    version = _load("sglang", "sglang").__version__
-    _load(f"{SGLANG}.decode_attention", "sglang")
+def _probe_sglang(_device: torch.device) -> str:
+    version = str(load("sglang", "sglang").__version__)
+    load(f"{SGLANG}.decode_attention", "sglang")
     return version
 
 
@@ -158,9 +164,9 @@ def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
         raise Unsupported("more than one new token")
     if case.dtype == "bf16" and problems[0].q.device.type == "cpu":
         raise Unsupported("bf16 on a CPU: Triton's interpreter multiplies the bit patterns")
-    attend = _load(f"{SGLANG}.decode_attention", "sglang").decode_attention_fwd
-    choose_splits = _load(f"{SGLANG}.metadata", "sglang").get_num_kv_splits_triton
-    next_power_of_2 = _load("triton", "triton").next_power_of_2
+    attend = load(f"{SGLANG}.decode_attention", "sglang").decode_attention_fwd
+    choose_splits = load(f"{SGLANG}.metadata", "sglang").get_num_kv_splits_triton
+    next_power_of_2 = load("triton", "triton").next_power_of_2
     first, device = problems[0], problems[0].q.device
     num_sms, use_pdl = 1, False
     if device.type == "cuda":
@@ -194,59 +200,24 @@ def _prepare_sglang(case: Case, problems: list[Problem]) -> Prepared:
     return Prepared([prepare_call(each) for each in problems])
 
 
-def _probe_transformers(device: torch.device) -> str:
-    version = _load("transformers", "transformers").__version__
-    if tuple(int(number) for number in version.split(".")[:2]) < LATENT_CACHE_SINCE:
-        raise Unsupported(f"version {version} does not cache the latent; 5.15 and later do")
-    _load(TRANSFORMERS, "transformers")
-    return version
-
-
 @torch.no_grad()
 def _prepare_transformers(case: Case, problems: list[Problem]) -> Prepared:
     """A layer of DeepSeek-V3's sizes with some of its heads, held to ours, absorbed, of the same weights and cache."""
     _refuse_fp8(case)
     if case.s_q > 1:
         raise Unsupported("more than one new token: without a mask sdpa aligns the first with the first key")
-    modeling, transformers = _load(TRANSFORMERS, "transformers"), _load("transformers", "transformers")
     dtype, device = problems[0].q.dtype, problems[0].q.device
     config = MLAConfig(**LAYER.model_dump() | {"num_attention_heads": case.heads})
-    hf_config = transformers.DeepseekV3Config(
-        **config.model_dump(include=WIDTHS),
-        num_attention_heads=case.heads,
-        num_key_value_heads=case.heads,
-        max_position_embeddings=163_840,
-        rope_parameters=config.rope_scaling.model_dump(exclude_none=True) | {"rope_theta": config.rope_theta},
-        attn_implementation="sdpa",  # what transformers takes unless told otherwise
-    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         ours = MultiHeadLatentAttention(config, dtype=dtype, device=device)
         shape = (len(problems), case.batch, 1, config.hidden_size)
         hidden_states = torch.randn(shape, dtype=dtype, device=device)
-    with torch.device("meta"):
-        theirs = modeling.DeepseekV3Attention(hf_config, layer_idx=0)
-    theirs.load_state_dict(ours.state_dict(), assign=True)  # the very same memory
-    position = torch.tensor([[case.context - 1]], device=device)
-    # transformers turns the angles into a table once for all layers.
-    angles = modeling.DeepseekV3RotaryEmbedding(hf_config).to(device)(hidden_states[0], position)
-
-    def prepare_call(problem: Problem, new: Tensor) -> Call:
-        c_kv, k_pe = _rows(case, problem)[:, None, :-1].split((RANK, ROPE), dim=-1)
-        k_pe = torch.cat((k_pe[..., 0::2], k_pe[..., 1::2]), dim=-1)  # it caches rotated pairs as two halves
-        cache = transformers.DynamicCache(config=hf_config)
-        cached = cache.update(c_kv, k_pe, 0)
-
-        @torch.no_grad()
-        def call() -> Tensor:
-            cache.layers[0].keys, cache.layers[0].values = cached
-            return theirs(new, position_embeddings=angles, attention_mask=None, past_key_values=cache)[0]
-
-        return call
-
-    calls = [prepare_call(*each) for each in zip(problems, hidden_states, strict=True)]
+    theirs = TransformersLayer("deepseek_v3", ours)
+    cached = [_rows(case, each)[:, :-1] for each in problems]
+    calls = [theirs.step(*each) for each in zip(hidden_states, cached, strict=True)]
     cache = LatentCache(config, case.batch, case.context, dtype=dtype, device=device)
-    cache.append(*_rows(case, problems[0])[:, :-1].split((RANK, ROPE), dim=-1))
+    cache.append(*cached[0].split((RANK, ROPE), dim=-1))
     return Prepared(calls, ours(hidden_states[0], cache, "absorbed"))
 
 
@@ -255,6 +226,6 @@ PEERS = {
     "flashinfer-fa3": Peer(partial(_probe_flashinfer, "fa3"), partial(_prepare_flashinfer, "fa3")),
     "flashinfer-fa2": Peer(partial(_probe_flashinfer, "fa2"), partial(_prepare_flashinfer, "fa2")),
     "sglang": Peer(_probe_sglang, _prepare_sglang),
-    "eager": Peer(lambda device: torch.__version__, _prepare_eager),
-    "transformers": Peer(_probe_transformers, _prepare_transformers),
+    "eager": Peer(lambda _device: torch.__version__, _prepare_eager),
+    "transformers": Peer(lambda _device: probe_transformers(), _prepare_transformers),
 }

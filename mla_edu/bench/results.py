@@ -1,20 +1,21 @@
-"""What a run of the benchmark found: one JSON file per GPU, checked when it is read."""
+"""What a run found: one JSON file per grid and machine, checked when it is read."""
 
 import hashlib
-import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 
-import mla_edu.kernels
-from mla_edu.bench.grid import Case
+import mla_edu
+from mla_edu.bench.grid import Case, LayerCase
+from mla_edu.cost import Rates, pace, step_seconds
 from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 
 OURS = "ours"
+LAYERS = ("absorbed", "expanded", "transformers")
 MEASURED = Path(__file__).with_name("measured")
-LAYER_STEPS = "decode_step_cpu.json"  # of benchmarks/decode_step.py, in a form of its own
 
 
 class _Record(BaseModel):
@@ -22,7 +23,7 @@ class _Record(BaseModel):
 
 
 class Machine(_Record):
-    """Where it was measured."""
+    """The GPU on which it was measured."""
 
     name: str  # as the driver says it: "NVIDIA H200"
     multiprocessors: int
@@ -32,23 +33,41 @@ class Machine(_Record):
 
     @property
     def slug(self) -> str:
-        """The name of its file: ``"nvidia-h200"``."""
+        """The name in its files: ``"nvidia-h200"``."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
+class CPU(_Record):
+    """The CPU on which it was measured."""
+
+    name: str  # as the system says it, which often is no more than the maker's name
+    threads: int
+    instructions: str  # the widest that torch uses: "AVX512"
+
+    @property
+    def slug(self) -> str:
+        """The name in its files, the same for all: what a CPU calls itself does not tell it from others."""
+        return "cpu"
+
+
 class Limits(_Record):
-    """What this machine reached in the same run."""
+    """What a machine reached in the same run."""
 
     copy_bytes_per_s: PositiveFloat  # of a large copy, which reads and writes
-    matmul_flop_per_s: PositiveFloat  # of a large product in 16 bit
+    matmul_flop_per_s: PositiveFloat  # of a large product, in 16 bit or in the case's format
+
+    @property
+    def rates(self) -> Rates:
+        """Both, as the cost model takes them."""
+        return Rates(flop_per_s=self.matmul_flop_per_s, bytes_per_s=self.copy_bytes_per_s)
 
     def microseconds(self, case: Case) -> float:
         """The least time for a case: its bytes at the copy's rate, or its operations at the product's."""
-        return 1e6 * max(case.bytes / self.copy_bytes_per_s, case.flops / self.matmul_flop_per_s)
+        return 1e6 * step_seconds(case.cost, self.rates)
 
 
 class Measurement(_Record):
-    """One kernel on one case: a time, or why there is none."""
+    """One kernel, or one layer, on one case: a time, or why there is none."""
 
     case: Case
     kernel: str
@@ -66,34 +85,72 @@ class Measurement(_Record):
         return self
 
     @property
+    def time(self) -> float:
+        """The microseconds.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.microseconds is None:
+            raise ValueError(f"{self.kernel} has no time on {self.case}: {self.why_not}")
+        return self.microseconds
+
+    @property
     def gb_per_s(self) -> float:
-        return self.case.bytes / self.microseconds / 1e3
+        """Bytes that the case must move, over the time."""
+        return self.case.bytes / self.time / 1e3
 
     @property
     def tflop_per_s(self) -> float:
-        return self.case.flops / self.microseconds / 1e6
+        """Operations that the case must do, over the time."""
+        return self.case.flops / self.time / 1e6
 
 
-class Results(_Record):
-    """One run on one machine."""
+class LayerMeasurement(Measurement):
+    """One layer on one case."""
 
-    machine: Machine
+    case: LayerCase
+    parts: dict[str, PositiveFloat] | None = None  # microseconds of parts of the step, timed by themselves in turn
+
+
+class CaseLimits(Limits):
+    """What a machine reached while one case was timed, in turn with it."""
+
+    case: LayerCase
+
+
+class Run(_Record):
+    """One run over one grid on one machine. Each grid has a subclass."""
+
+    grid: ClassVar[str]
+
+    machine: Machine | CPU
     versions: dict[str, str]
     date: str
-    sources: str  # ``kernel_sources()`` of the kernels that ran
-    toy: bool  # interpreted, at toy size: the times mean nothing
-    limits: Limits
-    floor_microseconds: NonNegativeFloat  # what the clock shows for a call that does next to nothing
-    kernels: dict[str, str]  # each one's version, or why it did not run
-    measurements: list[Measurement]
+    toy: bool  # at toy size, interpreted where Triton has no GPU: the times mean nothing
+    limits: Limits | list[CaseLimits]  # of the whole run, or measured with each case
+    measurements: Sequence[Measurement]
+
+    def limits_of(self, case: Case) -> Limits:
+        """What the machine reached, as far as it concerns a case.
+
+        Raises:
+            ValueError: limits were measured with each case, and this one was not.
+        """
+        if isinstance(self.limits, Limits):
+            return self.limits
+        for limits in self.limits:
+            if limits.case == case:
+                return limits
+        raise ValueError(f"case is {case}; expected one that was measured")
 
     def of_copy(self, measurement: Measurement) -> float:
         """Share of the bandwidth of the machine's own copy; above 1 if the bytes came from a cache."""
-        return 1e9 * measurement.gb_per_s / self.limits.copy_bytes_per_s
+        return 1e9 * measurement.gb_per_s / self.limits_of(measurement.case).copy_bytes_per_s
 
     def of_product(self, measurement: Measurement) -> float:
         """Share of the rate of the machine's own product."""
-        return 1e12 * measurement.tflop_per_s / self.limits.matmul_flop_per_s
+        return 1e12 * measurement.tflop_per_s / self.limits_of(measurement.case).matmul_flop_per_s
 
     def fraction(self, measurement: Measurement) -> float:
         """Share of the limit: of whichever of the two sets the pace."""
@@ -104,35 +161,100 @@ class Results(_Record):
         return {each.case: each for each in self.measurements if each.kernel == kernel and each.microseconds}
 
     def write(self, folder: Path) -> Path:
-        """Write ``<gpu>.json`` into a folder, whole or not at all."""
-        path = folder / f"{'toy-' if self.toy else ''}{self.machine.slug}.json"
+        """Write ``<grid>-<machine>.json`` into a folder, whole or not at all."""
+        path = folder / f"{'toy-' if self.toy else ''}{self.grid}-{self.machine.slug}.json"
         draft = path.with_suffix(".part")
         draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
         draft.replace(path)
         return path
 
 
-def read_results(path: Path) -> Results:
+class Results(Run):
+    """The decode kernel and its peers."""
+
+    grid: ClassVar[str] = "kernel"
+
+    machine: Machine
+    sources: str  # ``kernel_sources()`` of the kernels that ran
+    limits: Limits
+    floor_microseconds: NonNegativeFloat  # what the clock shows for a call that does next to nothing
+    kernels: dict[str, str]  # each one's version, or why it did not run
+    measurements: list[Measurement]
+
+
+class LayerResults(Run):
+    """A whole layer: absorbed, expanded, and as transformers does it."""
+
+    grid: ClassVar[str] = "layer"
+
+    limits: list[CaseLimits]
+    measurements: list[LayerMeasurement]
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+
+
+def read_results(path: Path, kind: type[AnyRun] = Results) -> AnyRun:  # type: ignore[assignment]
     """One file.
 
+    Args:
+        path: of the file.
+        kind: ``Results`` or ``LayerResults``.
+
     Raises:
-        ValueError: it is not a file of results, with the first thing that is wrong.
+        ValueError: it is not a file of such results, with the first thing that is wrong.
     """
     try:
-        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{path} at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
+def measured(kind: type[AnyRun]) -> list[AnyRun]:
+    """All results of a kind that came with the package: one for each machine, none if none was measured."""
+    return [read_results(path, kind) for path in sorted(MEASURED.glob(f"{kind.grid}-*.json"))]
+
+
 def measured_gpus() -> list[Results]:
-    """All results that came with the package: one for each GPU that was measured, none if none was."""
-    return [read_results(path) for path in sorted(MEASURED.glob("*.json")) if path.name != LAYER_STEPS]
+    """The decode kernel's results on each GPU that was measured."""
+    return measured(Results)
 
 
 def layer_steps() -> dict[str, Any]:
-    """What ``benchmarks/decode_step.py`` measured on a CPU: ``hardware``, ``versions``, and ``steps``, one per row."""
-    return json.loads((MEASURED / LAYER_STEPS).read_text(encoding="utf-8"))
+    """A layer's steps on a CPU as a table: ``hardware``, ``versions``, and ``steps``, one row for each case.
+
+    A row has milliseconds of the three layers and of the parts of the absorbed one, the speed-ups over transformers,
+    what the machine reached, and the limit that follows.
+    """
+    results = read_results(MEASURED / "layer-cpu.json", LayerResults)
+    machine = results.machine
+    if not isinstance(machine, CPU):
+        raise ValueError(f"layer-cpu.json was measured on {machine.name}; expected a CPU")
+    hardware = {"cpu": machine.name, "threads": machine.threads, "instructions": machine.instructions}
+    rows = [_row(results, limits) for limits in results.limits]
+    return {"hardware": hardware, "versions": results.versions, "steps": rows}
+
+
+def _row(results: LayerResults, limits: CaseLimits) -> dict[str, Any]:
+    found = {each.kernel: each for each in results.measurements if each.case == limits.case}
+    case, ours = limits.case, found["absorbed"]
+    times = {name: each.time for name, each in found.items()}
+    return {
+        "dtype": {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[case.dtype],
+        "cached_tokens": case.context,
+        **{f"{name}_ms": time / 1e3 for name, time in (times | (ours.parts or {})).items()},
+        "absorbed_speedup": times["transformers"] / times["absorbed"],
+        "expanded_speedup": times["transformers"] / times["expanded"],
+        "largest_relative_error": ours.error,
+        "copy_gb_per_s": limits.copy_bytes_per_s / 1e9,
+        "matmul_gmac_per_s": limits.matmul_flop_per_s / 2e9,
+        "limit_ms": limits.microseconds(case) / 1e3,
+        "pace_set_by": pace(case.cost, limits.rates),
+        "fraction_of_limit": results.fraction(ours),
+        "cache_bytes": case.cache_bytes,
+        "weight_bytes": case.weight_bytes,
+    }
 
 
 def gpu_of(machine: Machine) -> GPUSpec | None:
@@ -143,6 +265,6 @@ def gpu_of(machine: Machine) -> GPUSpec | None:
 
 def kernel_sources() -> str:
     """A digest of what decides how the decode kernel runs, so that old results are known as old."""
-    folder = Path(mla_edu.kernels.__file__).parent
-    names = ("blocks", "chunked", "decode", "launch", "merge", "tiles")
+    folder = Path(mla_edu.__file__).parent / "kernels"
+    names = ("kernel", "launch", "tiles")
     return hashlib.sha256(b"\0".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()[:16]

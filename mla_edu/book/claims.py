@@ -62,7 +62,7 @@ class Docket:
         rulings: by anchor. Hearing a statement again replaces its ruling.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rulings: dict[str, Ruling] = {}
 
     def rule(self, anchor: str, topic: str, statement: str, holds: bool | Mapping[str, bool], finding: str) -> Ruling:
@@ -129,7 +129,7 @@ class Docket:
                     f"tbody tr:not([data-{attribute}={name}]) {{ display: none; }}"
                 )
             choices += f'<label>{attribute} <select data-filter="{attribute}">{"".join(options)}</select></label>\n'
-        counted = ", ".join(f"{number} {verdict}" for verdict, number in self.count().items())
+        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.count().items())
         rows = "\n".join(
             f'<tr data-verdict="{r.verdict}" data-topic="{html.escape(r.topic)}">'
             f'<td><a href="#claim-{r.anchor}">{html.escape(r.statement)}</a></td>'
@@ -139,6 +139,6 @@ class Docket:
         head = "<thead><tr><th>statement</th><th>verdict</th><th>what was found</th></tr></thead>"
         return (
             f'<div class="mla-docket"><style>{style}</style>\n'
-            f"<p>{len(self.rulings)} statements: {counted}.</p>\n{choices}"
+            f"<p>{len(self.rulings)} statements: {verdicts}.</p>\n{choices}"
             f"<table>{head}\n<tbody>\n{rows}\n</tbody></table></div>"
         )

@@ -4,11 +4,12 @@ Figures are SVG without a background. Their text takes the colour of the page ar
 legible in light and in dark mode, and each kind of tensor has one colour through the whole book.
 """
 
+import hashlib
 import html
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ VALUE = "#a35fc0"
 NEUTRAL = "#808080"
 _INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mla",
     "font.size": 10,
@@ -43,7 +44,7 @@ _STYLE = {
 }
 
 
-def figure(width: float = 5.2, height: float = 3.1, **options):
+def figure(width: float = 5.2, height: float = 3.1, **options: Any) -> Any:
     """``matplotlib.pyplot.subplots`` in the book's style; returns the figure and its axes.
 
     Args:
@@ -52,9 +53,10 @@ def figure(width: float = 5.2, height: float = 3.1, **options):
         options: passed on, such as ``ncols``.
     """
     import matplotlib.pyplot as plt
+    from cycler import cycler
 
     plt.rcParams.update(_STYLE)
-    plt.rcParams["axes.prop_cycle"] = plt.cycler(color=[KEY, QUERY, VALUE, ROPE, NEUTRAL])
+    plt.rcParams["axes.prop_cycle"] = cycler(color=[KEY, QUERY, VALUE, ROPE, NEUTRAL])
     return plt.subplots(figsize=(width, height), **options)
 
 
@@ -88,14 +90,32 @@ def show(fig: "Figure", alt: str) -> Picture:
 
 
 def accessible_svg(svg: str, alt: str) -> str:
-    """matplotlib's SVG made fit for a page: alternative text, the page's ink and font, no needless identifiers."""
+    """Matplotlib's SVG made fit for a page: alternative text, the page's ink and font, no needless identifiers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<(metadata|defs)>\s*(<style|<rdf).*?</\1>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor")
     svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
-    referenced = set(re.findall(r"#([\w-]+)", svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in referenced else "", svg)
+    svg = _renamed(svg, hashlib.sha256(alt.encode()).hexdigest()[:8])
+    svg = re.sub(r' (?:d|x|y|width|height|points)="[^"]*"|(?:translate|rotate)\([^)]*\)', _rounded, svg)
     label = html.escape(alt)
     # The grey is for viewers that show the SVG on its own; a page's style sheet overrides it.
     attributes = f'class="mla-figure" role="img" aria-label="{label}" color="#7a7a7a" stroke-linejoin="round"'
     return svg.replace("<svg", f"<svg {attributes}", 1)
+
+
+def _renamed(svg: str, prefix: str) -> str:
+    """Identifiers numbered as they appear, those without a reference dropped; matplotlib's are hashes of floats."""
+    referenced = set(re.findall(r'(?:href="|url\()#([\w-]+)', svg))
+    names = [name for name in dict.fromkeys(re.findall(r' id="([^"]+)"', svg)) if name in referenced]
+    numbered = {name: f"f{prefix}-{number}" for number, name in enumerate(names)}
+    svg = re.sub(r' id="([^"]+)"', lambda match: f' id="{numbered[match[1]]}"' if match[1] in numbered else "", svg)
+    return re.sub(r'(href="|url\()#([\w-]+)', lambda match: f"{match[1]}#{numbered[match[2]]}", svg)
+
+
+def _rounded(attribute: re.Match[str]) -> str:
+    """Lengths in hundredths of a point: none is fine enough to show how a processor rounds."""
+
+    def hundredths(number: re.Match[str]) -> str:
+        return f"{round(float(number[0]), 2) + 0:.2f}".rstrip("0").rstrip(".")
+
+    return re.sub(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", hundredths, attribute[0])

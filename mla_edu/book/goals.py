@@ -21,9 +21,11 @@ class Goal:
 
     @property
     def text(self) -> str:
+        """What is wanted, in words."""
         return f"{'at most' if self.at_most else 'at least'} {self.wanted:g}"
 
     def met_by(self, value: float) -> bool:
+        """Whether a value is good enough."""
         return value <= self.wanted if self.at_most else value >= self.wanted
 
 
@@ -43,6 +45,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
+        """What was found, in words."""
         if self.worst is None:
             return "not measured"
         case, value = self.worst
@@ -65,7 +68,7 @@ def _bandwidth_share(results: Results) -> dict[Case, float]:
     return {
         case: results.of_copy(each)
         for case, each in results.times().items()
-        if case.rows <= 32 and case.cache_bytes >= LARGE_CACHE and case.dtype != "fp8"
+        if case.rows <= 32 and case.cache_bytes >= LARGE_CACHE and case.dtype != "fp8_mla"
     }
 
 
@@ -73,26 +76,26 @@ def _arithmetic_share(results: Results) -> dict[Case, float]:
     return {
         case: results.of_product(each)
         for case, each in results.times().items()
-        if case.heads == 128 and case.context >= 4096 and case.dtype != "fp8"
+        if case.heads == 128 and case.context >= 4096 and case.dtype != "fp8_mla"
     }
 
 
 def speed_ups(results: Results, kernel: str) -> dict[Case, float]:
     """How many times as fast as another kernel ours is, where both were measured."""
     ours, theirs = results.times(OURS), results.times(kernel)
-    return {case: theirs[case].microseconds / ours[case].microseconds for case in ours if case in theirs}
+    return {case: theirs[case].time / ours[case].time for case in ours if case in theirs}
 
 
 def _one_long_sequence(results: Results) -> dict[Case, float]:
     case, times = Case(heads=16, s_q=1, context=2**16, batch=1, dtype="bf16"), results.times()
-    return {case: times[case].microseconds} if case in times else {}
+    return {case: times[case].time} if case in times else {}
 
 
 def _fp8_share(results: Results) -> dict[Case, float]:
     times = results.times()
-    plain = {case: case.model_copy(update={"dtype": "bf16"}) for case in times if case.dtype == "fp8"}
+    plain = {case: case.model_copy(update={"dtype": "bf16"}) for case in times if case.dtype == "fp8_mla"}
     return {
-        case: times[case].microseconds / times[other].microseconds
+        case: times[case].time / times[other].time
         for case, other in plain.items()
         if case.rows <= 32 and other in times
     }

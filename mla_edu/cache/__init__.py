@@ -1,6 +1,16 @@
-"""Where earlier tokens are kept, so that a decode step computes only the new one."""
+"""What is kept of past tokens: a table says which and where, a cache holds one layer's part of them."""
 
-from mla_edu.cache.contiguous import KVCache, LatentCache
-from mla_edu.cache.paged import PagedLatentCache
+from mla_edu.cache.kv import KVCache, PagedKVCache
+from mla_edu.cache.latent import LatentCache, PagedLatentCache
+from mla_edu.cache.pages import PageAllocator, PageTable
+from mla_edu.cache.table import SequenceTable
 
-__all__ = ["KVCache", "LatentCache", "PagedLatentCache"]
+__all__ = [
+    "KVCache",
+    "LatentCache",
+    "PageAllocator",
+    "PageTable",
+    "PagedKVCache",
+    "PagedLatentCache",
+    "SequenceTable",
+]

@@ -1,6 +1,7 @@
 """Hugging Face's ``config.json``: the one reader. Needs no torch."""
 
-from mla_edu.hf.reader import spec_from_hf
+from mla_edu.hf.config_file import read_hf_config
+from mla_edu.hf.reader import config_from_hf, spec_from_hf
 from mla_edu.hf.spec import CacheGroup, ModelSpec
 
-__all__ = ["CacheGroup", "ModelSpec", "spec_from_hf"]
+__all__ = ["CacheGroup", "ModelSpec", "config_from_hf", "read_hf_config", "spec_from_hf"]

@@ -1,10 +1,11 @@
 """What is known of a model's cache: how many layers keep how many numbers for which tokens."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.validation import NonNegativeInt, PositiveInt
 
 
 class CacheGroup(BaseModel):
@@ -44,7 +45,12 @@ class ModelSpec(BaseModel):
     num_parameters: int | None = None  # as its makers round it; None where no source gives it
     num_layers: PositiveInt  # layers as transformers counts them, cached or not
     max_position_embeddings: int | None = None
-    config: GQAConfig | MLAConfig | None = None  # one full-attention layer; None where the classes cannot express it
+    config: GQAConfig | MLAConfig | None = (
+        None  # one full-attention layer; None where it is not known or of another kind
+    )
+    no_config: str | None = None  # then why
+    kv_lora_rank: PositiveInt | None = None  # of MLA, also where the rest of the layer is not known
+    qk_rope_head_dim: NonNegativeInt | None = None
     cache: tuple[CacheGroup, ...]
     # Numbers per sequence that do not grow with its length: recurrent and convolution states, and the unfinished block
     # of a pooled cache. None where a width is not known.
@@ -54,3 +60,11 @@ class ModelSpec(BaseModel):
     sources: tuple[str, ...] = ()
     why: str  # how the cache is counted, and why so
     notes: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _widths_of_its_layer(cls, values: dict[str, Any]) -> dict[str, Any]:
+        config = values.get("config")
+        if not isinstance(config, MLAConfig):
+            return values
+        return {"kv_lora_rank": config.kv_lora_rank, "qk_rope_head_dim": config.qk_rope_head_dim, **values}

@@ -7,19 +7,53 @@ import os
 import sys
 import warnings
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mla_edu.ops.fp8 import fp8_row_bytes
+from mla_edu.cost import fp8_row_bytes
 
 Backend = Literal["triton", "reference", "auto"]
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+BACKENDS = get_args(Backend)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-@torch.no_grad()
+@overload
+def mla_decode(
+    q: Float[Tensor, "batch s_q heads row"],
+    kv_cache: Tensor,
+    block_table: Int[Tensor, "batch max_pages"],
+    seq_lens: Int[Tensor, " batch"],
+    *,
+    kv_lora_rank: int,
+    sm_scale: float,
+    causal: bool = True,
+    num_splits: int | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[False] = False,
+    validate: bool = False,
+) -> Float[Tensor, "batch s_q heads kv_lora_rank"]: ...
+
+
+@overload
+def mla_decode(
+    q: Float[Tensor, "batch s_q heads row"],
+    kv_cache: Tensor,
+    block_table: Int[Tensor, "batch max_pages"],
+    seq_lens: Int[Tensor, " batch"],
+    *,
+    kv_lora_rank: int,
+    sm_scale: float,
+    causal: bool = True,
+    num_splits: int | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[True],
+    validate: bool = False,
+) -> tuple[Float[Tensor, "batch s_q heads kv_lora_rank"], Float[Tensor, "batch heads s_q"]]: ...
+
+
 def mla_decode(
     q: Float[Tensor, "batch s_q heads row"],
     kv_cache: Tensor,
@@ -41,10 +75,12 @@ def mla_decode(
 
     A sequence of length 0 gives 0 and a log-sum-exp of -inf, and so does a query that sees no key. Memory outside the
     sequences (unused pages, the tail of a last page, entries of the block table past a sequence's end) is not read.
-    No gradient flows back.
+    A NaN in a token, codes of NaN in fp8 included, makes out and log-sum-exp NaN for the queries that see the token,
+    and has no effect on others. No gradient flows back.
 
     Args:
-        q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16 or fp32.
+        q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16, fp32, or
+            fp64 for the reference alone.
         kv_cache: ``[num_pages, page_size, row]`` in the dtype of ``q``; or uint8 ``[..., 656]`` (for a latent of 512
             and 64 rotary numbers), the layout of ``mla_edu.ops.fp8``, with ``q`` in bf16.
         block_table: int32, the page of each block of ``page_size`` tokens.
@@ -69,18 +105,25 @@ def mla_decode(
     """
     _check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     _check_numbers(sm_scale, num_splits)
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
+    check_backend(backend)
     if q.device.type == "cpu" or validate:
         _check_values(block_table, seq_lens, kv_cache)
-    options = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
+    options: dict[str, Any] = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
     if backend == "reference" or (backend == "auto" and q.device.type == "cpu"):
         from mla_edu.kernels import reference
 
         out, lse = reference.decode(q, kv_cache, block_table, seq_lens, **options)
     else:
-        out, lse = _triton(q.device).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
+        if q.dtype == torch.float64:
+            raise TypeError("q is torch.float64; expected backend='reference' with it: Triton's kernels have fp32")
+        out, lse = _triton(q.device.type).decode(q, kv_cache, block_table, seq_lens, num_splits=num_splits, **options)
     return (out, lse) if return_lse else out
+
+
+def check_backend(backend: str) -> None:
+    """Raise ``ValueError`` unless there is such a backend."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected 'triton', 'reference' or 'auto'")
 
 
 def _check_tensors(q: Tensor, kv_cache: Tensor, block_table: Tensor, seq_lens: Tensor, kv_lora_rank: int) -> None:
@@ -93,7 +136,7 @@ def _check_tensors(q: Tensor, kv_cache: Tensor, block_table: Tensor, seq_lens: T
         if tensor.device != q.device:
             raise ValueError(f"{name} is on {tensor.device}; expected {q.device}, as q")
     if q.dtype not in DTYPES:
-        raise TypeError(f"q is {q.dtype}; expected torch.bfloat16, torch.float16 or torch.float32")
+        raise TypeError(f"q is {q.dtype}; expected {', '.join(map(str, DTYPES))}")
     for name, tensor in (("block_table", block_table), ("seq_lens", seq_lens)):
         if tensor.dtype != torch.int32:
             raise TypeError(f"{name} is {tensor.dtype}; expected torch.int32")
@@ -151,26 +194,22 @@ def _check_values(block_table: Tensor, seq_lens: Tensor, kv_cache: Tensor) -> No
         raise ValueError(f"block_table[{b}, {i}] is {block_table[b, i]}; expected 0 to {num_pages - 1}")
 
 
-def _triton(device: torch.device) -> ModuleType:
-    """The Triton backend, for tensors on ``device``. Whether Triton interprets is settled when it is first imported."""
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"q is on {device}; expected a CUDA device or the CPU for backend 'triton'")
+@functools.cache
+def _triton(device_type: str) -> ModuleType:
+    """The Triton backend, for one kind of device. Whether Triton interprets is settled when it is first imported."""
+    if device_type not in ("cuda", "cpu"):
+        raise ValueError(f"q is on {device_type}; expected a CUDA device or the CPU for backend 'triton'")
     if importlib.util.find_spec("triton") is None:
         raise ImportError("backend 'triton' needs Triton: pip install 'mla-edu[kernels]'")
-    if device.type == "cpu" and "triton" not in sys.modules and not torch.cuda.is_available():
+    if device_type == "cpu" and "triton" not in sys.modules and not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
     from mla_edu.kernels import launch
 
     if launch.INTERPRETED:
-        _say_interpreted()
-    elif device.type == "cpu":
+        warnings.warn("Triton interprets the kernels on the CPU: right, and slow.", stacklevel=4)
+    elif device_type == "cpu":
         raise ValueError(
             "q is on cpu, and Triton was imported without its interpreter; "
             "expected TRITON_INTERPRET=1 in the environment before, or backend='reference'"
         )
     return launch
-
-
-@functools.cache
-def _say_interpreted() -> None:
-    warnings.warn("Triton interprets the kernels on the CPU: right, and slow.", stacklevel=5)

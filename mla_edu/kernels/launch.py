@@ -1,96 +1,113 @@
-"""The Triton backend: allocates, chooses tiles and splits, launches both stages."""
+"""The Triton backend: one plan, then both kernels."""
 
+import functools
 import math
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from mla_edu.kernels.chunked import attend_chunked
-from mla_edu.kernels.decode import attend
-from mla_edu.kernels.merge import merge
-from mla_edu.kernels.tiles import (
-    MIN_SPLIT,
-    Tiles,
-    block_widths,
-    choose_num_splits,
-    choose_tiles,
-    matrix_unit,
-    next_power_of_2,
-    programs_per_multiprocessor,
-)
+from mla_edu.kernels.kernel import attend, merge
+from mla_edu.kernels.tiles import GPU, Plan, Shape, Tiles, make_plan, next_power_of_2
 
 INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
-DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8"}
-INTERPRETED_AS = "sm_90"  # whose tiles a CPU uses
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8_mla"}
+MAX_TOKENS = 2**30  # that a row of the block table can hold: tokens are counted in 32 bits
 
 
-def stage1(
+@functools.cache
+def describe_gpu(device: torch.device) -> GPU:
+    """The GPU as the plan sees it; for a CPU, which interprets, one multiprocessor of an H100."""
+    if device.type == "cpu":
+        return GPU("sm_90", 232_448, 1)
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return GPU(properties.gcnArchName.split(":")[0], 65_536, properties.multi_processor_count)
+    arch = f"sm_{properties.major}{properties.minor}"
+    shared_limit = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return GPU(arch, shared_limit, properties.multi_processor_count)
+
+
+def plan_call(
+    q: Tensor,
+    kv_cache: Tensor,
+    block_table: Tensor,
+    kv_lora_rank: int,
+    num_splits: int | None = None,
+    tiles: Tiles | None = None,
+) -> Plan:
+    """The plan of a call with these tensors.
+
+    Raises:
+        ValueError: no tile fits, or the table has room for more tokens than can be counted.
+    """
+    batch, s_q, num_heads, width = q.shape
+    max_len = block_table.shape[1] * kv_cache.shape[1]
+    if max_len > MAX_TOKENS:
+        raise ValueError(f"block_table has room for {max_len} tokens a sequence; expected at most {MAX_TOKENS}")
+    shape = Shape(batch, s_q, num_heads, kv_lora_rank, width - kv_lora_rank, DTYPES[kv_cache.dtype], max_len)
+    return make_plan(shape, describe_gpu(q.device), num_splits, tiles)
+
+
+def attend_arguments(
     q: Tensor,
     kv_cache: Tensor,
     block_table: Tensor,
     seq_lens: Tensor,
-    results: tuple[Tensor, Tensor, Tensor, Tensor],
+    results: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     *,
     kv_lora_rank: int,
     sm_scale: float,
     causal: bool,
-    num_splits: int,
-    min_split: int,
-    tiles: Tiles,
-):
-    """The kernel of stage 1 and all its arguments, by name; ``offline`` compiles it for what stands here."""
-    s_q, num_heads, rope = q.shape[1], q.shape[2], q.shape[3] - kv_lora_rank
-    block_c, block_r = block_widths(tiles, kv_lora_rank, rope)
-    pools, strides, options = [kv_cache], [*kv_cache.stride()], {}
-    if tiles.chunked:
-        is_fp8 = kv_cache.dtype == torch.uint8
-        scales, rotary = kv_cache, kv_cache[..., kv_lora_rank:]
-        if is_fp8:
-            scales = kv_cache.view(torch.float32)[..., kv_lora_rank // 4 :]
-            rotary = kv_cache.view(torch.bfloat16)[..., kv_cache.shape[2] // 2 - rope :]
-        pools += [scales, rotary]
-        strides += [scales.stride(0), rotary.stride(0), rotary.stride(2)]
-        options = {"FP8": is_fp8, "STRIDE_SN": scales.stride(1), "STRIDE_RN": rotary.stride(1)}
-    kernel = attend_chunked if tiles.chunked else attend
-    values = (
-        q, *pools, block_table, seq_lens, *results, sm_scale * math.log2(math.e), num_splits, min_split,
-        *q.stride(), *strides, *block_table.stride(), *seq_lens.stride(),
-    )  # fmt: skip
-    constants = {
-        "NUM_HEADS": num_heads, "S_Q": s_q, "RANK": kv_lora_rank, "ROPE": rope, "PAGE_SIZE": kv_cache.shape[1],
-        "CAUSAL": causal, "SPLIT": num_splits > 1, "UPCAST": INTERPRETED, **options,
-        "BLOCK_H": tiles.block_h, "BLOCK_N": tiles.block_n, "BLOCK_C": block_c, "BLOCK_R": block_r,
-    }  # fmt: skip
-    return kernel, dict(zip(kernel.arg_names, values, strict=False)) | constants
-
-
-def device_limits(device: torch.device) -> tuple[str, int, int]:
-    """Architecture, shared memory per block in bytes, and number of multiprocessors."""
-    if device.type == "cpu":
-        return INTERPRETED_AS, 232_448, 1
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip:
-        return properties.gcnArchName.split(":")[0], 65_536, properties.multi_processor_count
-    arch = f"sm_{properties.major}{properties.minor}"
-    return arch, properties.shared_memory_per_block_optin, properties.multi_processor_count
-
-
-def tiles_for(q: Tensor, kv_cache: Tensor, kv_lora_rank: int) -> Tiles:
-    """The tile that a call with these tensors uses.
-
-    Raises:
-        ValueError: nothing fits.
-    """
-    arch, shared_limit, _ = device_limits(q.device)
-    return choose_tiles(
-        arch,
-        num_rows=q.shape[1] * q.shape[2],
-        kv_lora_rank=kv_lora_rank,
-        qk_rope_head_dim=q.shape[3] - kv_lora_rank,
-        dtype=DTYPES[kv_cache.dtype],
-        shared_limit=shared_limit,
-    )
+    plan: Plan,
+) -> dict[str, Any]:
+    """The arguments of ``attend`` by name, the compiler's options included; ``offline`` compiles it for the same."""
+    _, s_q, num_heads, width = q.shape
+    out, lse, partial, partial_lse = results
+    stride_qb, stride_qs, stride_qh, stride_qd = q.stride()
+    stride_kp, stride_kn, stride_kd = kv_cache.stride()
+    stride_tb, stride_tp = block_table.stride()
+    tiles = plan.tiles
+    options = {} if plan.max_registers is None else {"maxnreg": plan.max_registers}
+    return {
+        "p_q": q,
+        "p_kv": kv_cache,
+        "p_table": block_table,
+        "p_lens": seq_lens,
+        "p_out": out,
+        "p_lse": lse,
+        "p_partial": partial,
+        "p_partial_lse": partial_lse,
+        "scale": sm_scale * math.log2(math.e),
+        "num_splits": plan.num_splits,
+        "min_split": plan.min_split,
+        "stride_qb": stride_qb,
+        "stride_qs": stride_qs,
+        "stride_qh": stride_qh,
+        "stride_qd": stride_qd,
+        "stride_kp": stride_kp,
+        "stride_kn": stride_kn,
+        "stride_kd": stride_kd,
+        "stride_tb": stride_tb,
+        "stride_tp": stride_tp,
+        "stride_len": seq_lens.stride(0),
+        "NUM_HEADS": num_heads,
+        "S_Q": s_q,
+        "RANK": kv_lora_rank,
+        "ROPE": width - kv_lora_rank,
+        "PAGE_SIZE": kv_cache.shape[1],
+        "CAUSAL": causal,
+        "UPCAST": INTERPRETED,
+        "NUM_CHUNKS": tiles.num_chunks,
+        "BLOCK_H": tiles.block_h,
+        "BLOCK_N": tiles.block_n,
+        "BLOCK_C": plan.block_c,
+        "BLOCK_R": plan.block_r,
+        "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
+        **options,
+    }
 
 
 def decode(
@@ -105,40 +122,44 @@ def decode(
     num_splits: int | None = None,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``mla_decode`` by Triton, on arguments that have been checked; with ``tiles`` given, those are used."""
-    batch, s_q, num_heads, width = q.shape
-    page_size, rope = kv_cache.shape[1], width - kv_lora_rank
-    tiles = tiles_for(q, kv_cache, kv_lora_rank) if tiles is None else tiles
+    """``mla_decode`` by Triton, on arguments that have been checked; with ``tiles`` given, those are used.
+
+    Raises:
+        ValueError: no tile fits, or the table has room for more tokens than can be counted.
+    """
+    plan = plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, tiles)
+    batch, s_q, num_heads, _ = q.shape
     num_rows = num_heads * s_q
-    num_programs = batch * triton.cdiv(num_rows, tiles.block_h)
     # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
     out = q.new_empty(batch, s_q, num_heads, kv_lora_rank, dtype=torch.float32 if INTERPRETED else q.dtype)
     lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
     if batch == 0:
         return out.to(q.dtype), lse
+    partial = partial_lse = None
+    if plan.num_splits > 1:
+        partial = q.new_empty(batch, plan.num_splits, num_rows, kv_lora_rank, dtype=torch.float32)
+        partial_lse = q.new_empty(batch, plan.num_splits, num_rows, dtype=torch.float32)
 
-    min_split = tiles.block_n
-    if num_splits is None:
-        arch, shared_limit, num_sms = device_limits(q.device)
-        shape = (matrix_unit(arch), kv_lora_rank, rope, DTYPES[kv_cache.dtype])
-        per_sm = programs_per_multiprocessor(tiles, *shape, shared_limit)
-        num_splits = choose_num_splits(num_programs, block_table.shape[1] * page_size, num_sms * per_sm)
-        min_split = MIN_SPLIT
-
-    partial, partial_lse = out, lse  # not touched with one split
-    if num_splits > 1:
-        partial = q.new_empty(batch, num_splits, num_rows, kv_lora_rank, dtype=torch.float32)
-        partial_lse = q.new_empty(batch, num_splits, num_rows, dtype=torch.float32)
-
-    kernel, arguments = stage1(
-        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse), kv_lora_rank=kv_lora_rank,
-        sm_scale=sm_scale, causal=causal, num_splits=num_splits, min_split=min_split, tiles=tiles,
+    arguments = attend_arguments(
+        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse),
+        kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal, plan=plan,
     )  # fmt: skip
-    kernel[(num_programs, num_splits)](**arguments, num_warps=tiles.num_warps, num_stages=tiles.num_stages)
-    if num_splits > 1:
+    attend[batch * plan.num_blocks, plan.num_splits](**arguments)
+    if plan.num_splits > 1:
         merge[(batch * num_rows,)](
-            partial, partial_lse, seq_lens, out, lse, num_splits, min_split, *seq_lens.stride(),
-            NUM_HEADS=num_heads, S_Q=s_q, RANK=kv_lora_rank,
-            BLOCK_N=tiles.block_n, BLOCK_C=next_power_of_2(kv_lora_rank), num_warps=4,
-        )  # fmt: skip
+            p_partial=partial,
+            p_partial_lse=partial_lse,
+            p_lens=seq_lens,
+            p_out=out,
+            p_lse=lse,
+            num_splits=plan.num_splits,
+            min_split=plan.min_split,
+            stride_len=seq_lens.stride(0),
+            NUM_HEADS=num_heads,
+            S_Q=s_q,
+            RANK=kv_lora_rank,
+            BLOCK_N=plan.tiles.block_n,
+            BLOCK_C=next_power_of_2(kv_lora_rank),
+            num_warps=4,
+        )
     return out.to(q.dtype), lse

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -51,15 +52,15 @@ def traffic(**tensors: Tensor) -> Iterator[Ledger]:
         book["other"] += left * size
 
     class Counting:
-        def load(self, addresses, mask, other, dtype):
+        def load(self, addresses: Any, mask: Any, other: Any, dtype: Any) -> Any:
             count(ledger.loaded, addresses, mask, np.dtype(dtype).itemsize)
             return load(addresses, mask, other, dtype)
 
-        def store(self, addresses, values, mask):
+        def store(self, addresses: Any, values: Any, mask: Any) -> Any:
             count(ledger.stored, addresses, mask, values.dtype.itemsize)
             return store(addresses, values, mask)
 
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Any:
             return getattr(backend, name)
 
     interpreter._interpreter = Counting()

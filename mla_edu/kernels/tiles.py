@@ -1,7 +1,8 @@
-"""Which tile a GPU can hold, and into how many splits a batch is cut. Imports neither torch nor triton.
+"""The plan of a decode step: which tile the GPU can hold, and into how many splits a batch is cut.
 
-The candidates are those that compile without spilling registers; the shared memory that each takes follows from its
-sizes. ``mla_edu.kernels.offline`` compiles them, and a test holds the formula and the limits to what comes out.
+Imports neither torch nor triton. The candidates are those that compile without spilling registers; the shared memory
+that each takes follows from its sizes. ``mla_edu.kernels.offline`` compiles them, and a test holds the formula and the
+limits to what comes out.
 """
 
 import functools
@@ -19,19 +20,20 @@ SHARED_LIMIT = {
     "sm_120": 101_376,
     "gfx942": 65_536,
 }
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 2}  # of a number in a product; fp8 is multiplied as bf16
+REGISTERS = 65_536  # of one multiprocessor, on all of NVIDIA's
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8_mla": 2}  # of a number in a product; fp8 is multiplied as bf16
 MAX_RANK, MAX_ROPE = 512, 64  # wider accumulators spill
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """What one program of stage 1 works on: ``block_h`` rows of queries against ``block_n`` tokens at a time."""
+    """What one program of ``attend`` works on: ``block_h`` rows of queries against ``block_n`` tokens at a time."""
 
     block_h: int
     block_n: int
     num_warps: int
     num_stages: int
-    chunked: bool = False  # the latent in four chunks: ``attend_chunked`` instead of ``attend``
+    num_chunks: int = 1  # the latent whole, or in four
 
 
 # By the kind of matrix unit, in order of preference for each block_h: wgmma multiplies 64 rows at least, mma.sync 16.
@@ -43,20 +45,25 @@ WHOLE = {
     "mfma": [Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1)],
 }
 CHUNKED = {
-    "fma": [Tiles(16, 16, 8, 1, True)],
-    "mma": [Tiles(64, 32, 8, 2, True)],
+    "fma": [Tiles(16, 16, 8, 1, 4)],
+    "mma": [Tiles(64, 32, 8, 2, 4)],
     "wgmma": [],
     "tcgen05": [],
     "mfma": [],
 }
 FP8 = {
-    "fma": [Tiles(16, 16, 8, 1, True)],
-    "mma": [Tiles(32, 32, 8, 2, True), Tiles(16, 32, 8, 2, True)],
-    "wgmma": [Tiles(64, 16, 8, 2, True), Tiles(32, 32, 8, 2, True), Tiles(16, 32, 8, 2, True)],
-    "tcgen05": [Tiles(64, 16, 8, 2, True), Tiles(32, 32, 8, 2, True), Tiles(16, 32, 8, 2, True)],
-    "mfma": [Tiles(16, 32, 4, 1, True)],
+    "fma": [Tiles(16, 16, 8, 1, 4)],
+    "mma": [Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
+    "wgmma": [Tiles(64, 16, 8, 2, 4), Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
+    "tcgen05": [Tiles(64, 16, 8, 2, 4), Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
+    "mfma": [Tiles(16, 32, 4, 1, 4)],
 }
-FP32 = [Tiles(16, 32, 8, 2, True), Tiles(16, 16, 8, 2, True), Tiles(16, 16, 8, 1, True)]
+FP32 = [Tiles(16, 32, 8, 2, 4), Tiles(16, 16, 8, 2, 4), Tiles(16, 16, 8, 1, 4)]
+
+
+def cdiv(number: int, by: int) -> int:
+    """``number / by``, rounded up."""
+    return -(-number // by)
 
 
 def matrix_unit(arch: str) -> str:
@@ -82,15 +89,20 @@ def next_power_of_2(width: int) -> int:
 
 
 def block_widths(tiles: Tiles, kv_lora_rank: int, qk_rope_head_dim: int) -> tuple[int, int]:
-    """Columns that are computed with, for one piece of the latent and for the rotary part: zeros fill them up."""
-    pieces = 4 if tiles.chunked else 1
-    return next_power_of_2(-(-kv_lora_rank // pieces)), next_power_of_2(max(qk_rope_head_dim, 1))
+    """Columns that are computed with, for one chunk of the latent and for the rotary part: zeros fill them up."""
+    return next_power_of_2(cdiv(kv_lora_rank, tiles.num_chunks)), next_power_of_2(max(qk_rope_head_dim, 1))
 
 
 def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: int, dtype: str) -> int:
-    """Shared memory of one block: queries, tiles in flight, weights. At least what the compiler takes."""
-    piece, rope = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
-    latent = 4 * piece if tiles.chunked else piece
+    """Shared memory of one block in bytes, at least what the compiler takes.
+
+    A tile must be chosen before anything is compiled, and one that is too large fails only at its launch: so the size
+    is foreseen here. What a product reads lies in shared memory, if not all of its operands' owners hold them in
+    registers: the queries, the tiles on their way from memory, and the weights on theirs from one product to the
+    next. Which of them, and how many tiles, is each matrix unit's own way, learned from what was compiled.
+    """
+    chunk, rope = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
+    latent = tiles.num_chunks * chunk
     width = latent + (rope if qk_rope_head_dim else 0)
     size = BYTES[dtype]
     queries, tile = tiles.block_h * width * size, tiles.block_n * width * size
@@ -98,7 +110,7 @@ def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: i
     if dtype == "fp32":
         return queries + tile + weights + 1024
     if unit == "fma":
-        return queries + tile + tiles.block_h * piece * 4
+        return queries + tile + tiles.block_h * chunk * 4
     if unit == "mfma":  # queries pass through on their way to registers
         return max(queries, tile) + weights
     if unit in ("wgmma", "tcgen05") and tiles.block_h >= 64:  # both operands in shared memory, all stages at once
@@ -110,24 +122,22 @@ def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: i
 def programs_per_multiprocessor(
     tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: int, dtype: str, shared_limit: int
 ) -> int:
-    """How many programs of stage 1 run on one multiprocessor at a time: as many as registers and shared memory hold.
+    """How many programs of ``attend`` are to run on one multiprocessor at a time.
 
-    The compiler takes 100 registers a thread where the accumulator takes 32 of them, and else more than half of the
-    256 that there are for each of 256 threads: then a second program waits, however little shared memory it needs.
+    Two, where shared memory holds two and the accumulator takes at most a quarter of a thread's half of the registers;
+    the compiler is then told to keep to that half: see ``Plan.max_registers``. AMD's compiler is not told.
     """
-    piece, _ = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
-    accumulator = tiles.block_h * piece / (32 * tiles.num_warps)
-    if unit == "mfma" or tiles.chunked or accumulator > 32:
+    chunk, _ = block_widths(tiles, kv_lora_rank, qk_rope_head_dim)
+    if unit == "mfma" or tiles.num_chunks > 1 or tiles.block_h * chunk > REGISTERS // 2 // 4:
         return 1
-    shared = shared_bytes(tiles, unit, kv_lora_rank, qk_rope_head_dim, dtype)
-    return max(1, min(2, shared_limit // shared))
+    return max(1, min(2, shared_limit // shared_bytes(tiles, unit, kv_lora_rank, qk_rope_head_dim, dtype)))
 
 
 def candidates(unit: str, dtype: str) -> list[Tiles]:
     """All tiles for one kind of matrix unit and one dtype, in order of preference."""
     if dtype == "fp32":
         return FP32
-    return FP8[unit] if dtype == "fp8" else CHUNKED[unit] + WHOLE[unit]
+    return FP8[unit] if dtype == "fp8_mla" else CHUNKED[unit] + WHOLE[unit]
 
 
 @functools.cache
@@ -143,7 +153,7 @@ def choose_tiles(
         num_rows: heads times new tokens.
         kv_lora_rank: width of the latent.
         qk_rope_head_dim: width of the rotary part.
-        dtype: "bf16", "fp16", "fp32", or "fp8" for the fp8 cache.
+        dtype: of the cache: "bf16", "fp16", "fp32" or "fp8_mla".
         shared_limit: bytes per block; None for the architecture's own.
 
     Raises:
@@ -176,21 +186,93 @@ def choose_tiles(
 MIN_SPLIT = 128  # tokens that are worth a partial result of their own
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def choose_num_splits(num_programs: int, max_len: int, num_slots: int) -> int:
     """Splits per sequence, from what the host knows: no length is read back.
 
-    The fewest that keep at least nine tenths of the slots as busy as any number would, of at most one split for every
-    128 tokens of the longest sequence that the block table can hold.
+    Programs run in rounds of ``num_slots``, and a last round that is not full leaves slots idle: more splits fill it
+    better, and each costs a partial result. So the fewest are taken that keep at least nine tenths of the slots as
+    busy as any number would, of at most one split for every 128 tokens of the longest sequence that the block table
+    can hold.
 
     Args:
         num_programs: sequences times blocks of rows.
         max_len: tokens that a row of the block table can hold.
         num_slots: programs that the GPU runs at a time.
     """
-    most = max(1, min(-(-max_len // MIN_SPLIT), -(-num_slots // num_programs)))
-    busy = [
-        splits * num_programs / (-(-splits * num_programs // num_slots) * num_slots) for splits in range(1, most + 1)
-    ]
-    enough = 0.9 * max(busy)
-    return next(splits for splits, share in enumerate(busy, 1) if share >= enough)
+
+    def busy(splits: int) -> float:
+        rounds = cdiv(splits * num_programs, num_slots)
+        return splits * num_programs / (rounds * num_slots)
+
+    most = max(1, min(cdiv(max_len, MIN_SPLIT), cdiv(num_slots, num_programs)))
+    shares = [busy(splits) for splits in range(1, most + 1)]
+    return next(splits for splits, share in enumerate(shares, 1) if share >= 0.9 * max(shares))
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What of a GPU decides how the kernels are launched."""
+
+    arch: str
+    shared_limit: int  # bytes of shared memory that one block may have
+    multiprocessors: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decode step, as far as the host knows them."""
+
+    batch: int
+    s_q: int
+    num_heads: int
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    dtype: str  # of the cache
+    max_len: int  # tokens that a row of the block table can hold
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a decode step is launched."""
+
+    tiles: Tiles
+    block_c: int  # columns of a chunk of the latent, and of the rotary part, filled up with zeros
+    block_r: int
+    num_blocks: int  # of rows, for each sequence
+    programs: int  # that are to run on a multiprocessor at a time
+    num_splits: int  # of each sequence
+    min_split: int  # tokens
+
+    @property
+    def max_registers(self) -> int | None:
+        """How many the compiler may give a thread, that as many programs fit; None leaves it to the compiler."""
+        return None if self.programs == 1 else REGISTERS // (self.programs * 32 * self.tiles.num_warps)
+
+
+@functools.lru_cache(maxsize=1024)
+def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tiles | None = None) -> Plan:
+    """The plan for one shape on one GPU.
+
+    Args:
+        shape: of the decode step.
+        gpu: that runs it.
+        num_splits: pieces that a sequence is cut into; None chooses by batch, table and GPU.
+        tiles: None for those of ``choose_tiles``.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    widths = {"kv_lora_rank": shape.kv_lora_rank, "qk_rope_head_dim": shape.qk_rope_head_dim}
+    num_rows = shape.num_heads * shape.s_q
+    if tiles is None:
+        tiles = choose_tiles(gpu.arch, num_rows=num_rows, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
+    num_blocks = cdiv(num_rows, tiles.block_h)
+    programs = programs_per_multiprocessor(
+        tiles, matrix_unit(gpu.arch), dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths
+    )
+    min_split = tiles.block_n
+    if num_splits is None:
+        num_splits = choose_num_splits(max(1, shape.batch * num_blocks), shape.max_len, programs * gpu.multiprocessors)
+        min_split = MIN_SPLIT
+    return Plan(tiles, *block_widths(tiles, **widths), num_blocks, programs, num_splits, min_split)

@@ -1,13 +1,16 @@
 """Grouped-query attention; multi-head and multi-query attention are its two ends."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mla_edu.cache.contiguous import KVCache
+from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.config import GQAConfig
-from mla_edu.layers.inputs import check_hidden_states
-from mla_edu.ops.rope import check_positions, rope_frequencies, rope_magnitude, rotate
+from mla_edu.layers.inputs import check_hidden_states, step_of
+from mla_edu.layers.rotary import Rotary
+from mla_edu.ops.rope import check_positions
 from mla_edu.ops.softmax import attention, causal_mask
 
 
@@ -31,50 +34,61 @@ class GroupedQueryAttention(nn.Module):
     ):
         super().__init__()
         self.config = config
-        options = {"dtype": dtype, "device": device}
+        self.sm_scale = config.head_dim**-0.5
         q_width = config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, q_width, bias=config.qkv_bias, **options)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias, **options)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias, **options)
-        self.o_proj = nn.Linear(q_width, config.hidden_size, bias=config.o_bias, **options)
-        if config.rope_theta is not None:
-            # A plain attribute: as a buffer it would be rounded whenever the layer is cast to a smaller dtype.
-            self.frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+
+        def linear(num_in: int, num_out: int, bias: bool) -> nn.Linear:
+            return nn.Linear(num_in, num_out, bias=bias, dtype=dtype, device=device)
+
+        self.q_proj = linear(config.hidden_size, q_width, config.qkv_bias)
+        self.k_proj = linear(config.hidden_size, kv_width, config.qkv_bias)
+        self.v_proj = linear(config.hidden_size, kv_width, config.qkv_bias)
+        self.o_proj = linear(q_width, config.hidden_size, config.o_bias)
+        self.rotary = Rotary(config.head_dim, config.rope_theta, config.rope_scaling, "halves")
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch seq hidden"], cache: KVCache | None = None
+        self, hidden_states: Float[Tensor, "batch seq hidden"], cache: KVCache | PagedKVCache | None = None
     ) -> Float[Tensor, "batch seq hidden"]:
         """Causal attention of the new tokens over the cached ones and themselves.
 
         Args:
-            hidden_states: the new tokens.
-            cache: where earlier tokens lie; the new ones are appended. Positions follow from its length.
+            hidden_states: the new tokens; one row for each sequence of the cache, or of the step under way.
+            cache: where earlier tokens lie, any number in each sequence; the new ones are appended. Positions follow
+                from its lengths.
 
         Raises:
+            TypeError: ``cache`` is neither a ``KVCache`` nor a ``PagedKVCache``.
             ValueError: ``hidden_states`` or ``cache`` does not fit the layer, or the positions run past the range of
                 the rotary scaling; the cache is left as it was.
         """
-        config = self.config
-        check_hidden_states(hidden_states, config.hidden_size, self.q_proj.weight.dtype)
-        batch, seq, _ = hidden_states.shape
-        start = 0
-        if cache is not None:
-            cache.check_room(batch, seq, hidden_states.dtype, hidden_states.device)
-            start = cache.length
-        check_positions(start + seq, config.rope_scaling)
+        check_hidden_states(hidden_states, self.config.hidden_size, self.q_proj.weight.dtype)
+        with step_of(cache, hidden_states, (KVCache, PagedKVCache)) as (positions, end):
+            check_positions(end, self.config.rope_scaling)
+            q, k, v = self.queries_keys_values(hidden_states, positions)
+            if cache is None:
+                mask = causal_mask(end, end, sliding_window=self.config.sliding_window, device=q.device)
+                out = attention(q, k, v, sm_scale=self.sm_scale, mask=mask)
+            else:
+                cache.append(k, v)
+                out = cache.attend(q, self.sm_scale, self.config.sliding_window)
+            projected: Tensor = self.o_proj(out.flatten(2))
+            return projected
 
-        q = self.q_proj(hidden_states).view(batch, seq, config.num_attention_heads, config.head_dim)
-        k = self.k_proj(hidden_states).view(batch, seq, config.num_key_value_heads, config.head_dim)
-        v = self.v_proj(hidden_states).view(batch, seq, config.num_key_value_heads, config.head_dim)
-        if config.rope_theta is not None:
-            positions = torch.arange(start, start + seq, device=hidden_states.device)
-            magnitude = rope_magnitude(config.rope_scaling)
-            q = rotate(q, positions, self.frequencies) * magnitude
-            k = rotate(k, positions, self.frequencies) * magnitude
-        if cache is not None:
-            k, v = cache.append(k, v)
+    if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 
-        mask = causal_mask(seq, k.shape[1], sliding_window=config.sliding_window, device=hidden_states.device)
-        out = attention(q, k, v, sm_scale=config.head_dim**-0.5, mask=mask)
-        return self.o_proj(out.flatten(2))
+        def __call__(self, hidden_states: Tensor, cache: KVCache | PagedKVCache | None = None) -> Tensor:
+            """As ``forward``."""
+
+    def queries_keys_values(
+        self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]
+    ) -> tuple[
+        Float[Tensor, "batch seq heads dim"],
+        Float[Tensor, "batch seq kv_heads dim"],
+        Float[Tensor, "batch seq kv_heads dim"],
+    ]:
+        """Of each head; queries and keys rotated."""
+        heads = (-1, self.config.head_dim)
+        q = self.rotary(self.q_proj(hidden_states).unflatten(-1, heads), positions)
+        k = self.rotary(self.k_proj(hidden_states).unflatten(-1, heads), positions)
+        return q, k, self.v_proj(hidden_states).unflatten(-1, heads)

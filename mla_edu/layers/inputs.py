@@ -1,7 +1,13 @@
-"""What every layer asks of its input."""
+"""What every attention layer does first: check its input, and take its place in a cache's step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
+
+from mla_edu.cache.layer import LayerCache
 
 
 def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
@@ -11,3 +17,32 @@ def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dt
         raise ValueError(f"hidden_states has shape {shape}; expected [batch, seq, {hidden_size}]")
     if hidden_states.dtype != dtype:
         raise ValueError(f"hidden_states is {hidden_states.dtype}; expected {dtype}, as the weights")
+
+
+@contextmanager
+def step_of(
+    cache: LayerCache | None, hidden_states: Tensor, kinds: tuple[type[LayerCache], ...]
+) -> Iterator[tuple[Int[Tensor, "batch_or_1 seq"], int]]:
+    """The step that new tokens make in a cache, or take part in: their positions, and the longest sequence after it.
+
+    Args:
+        cache: None for tokens that nothing precedes.
+        hidden_states: ``[batch, seq, hidden]``, the new tokens.
+        kinds: of caches that the layer can fill.
+
+    Raises:
+        TypeError: the cache is of another kind.
+        ValueError: the batch, the dtype or the device is not the cache's, or there is no room.
+    """
+    batch, seq, _ = hidden_states.shape
+    if cache is None:
+        yield torch.arange(seq, device=hidden_states.device)[None], seq
+        return
+    if not isinstance(cache, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"cache is a {type(cache).__name__}; expected a {expected}")
+    cache.check(hidden_states.dtype, hidden_states.device)
+    with cache.step(seq) as step:
+        if batch != len(step.sequences):
+            raise ValueError(f"batch size is {batch}; expected {len(step.sequences)}, as the step in the cache")
+        yield step.positions, max(step.lengths)

@@ -1,17 +1,20 @@
 """Multi-head latent attention (DeepSeek-V2 paper, sec. 2.1), with keys and values rebuilt or never built."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mla_edu.cache.contiguous import LatentCache
+from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.config import MLAConfig
-from mla_edu.layers.inputs import check_hidden_states
+from mla_edu.cost import cheaper_mode
+from mla_edu.layers.inputs import check_hidden_states, step_of
+from mla_edu.layers.rotary import Rotary
 from mla_edu.ops.latent import latent_attention
-from mla_edu.ops.rope import check_positions, rope_frequencies, rope_magnitude, rotate, softmax_factor
+from mla_edu.ops.rope import Pairing, check_positions, softmax_factor
 from mla_edu.ops.softmax import attention, causal_mask
+from mla_edu.rope_scaling import YarnScaling
 
 Mode = Literal["expanded", "absorbed", "auto"]
 LATENT_NORM_EPS = 1e-6  # of both latents in every family; rms_norm_eps in a config.json is for the other norms
@@ -39,103 +42,130 @@ class MultiHeadLatentAttention(nn.Module):
     ):
         super().__init__()
         self.config = config
-        options = {"dtype": dtype, "device": device}
+        self.sm_scale = config.qk_head_dim**-0.5 * softmax_factor(config.rope_scaling)
         hidden_size, bias = config.hidden_size, config.attention_bias
         q_width = config.num_attention_heads * config.qk_head_dim
         up_width = config.num_attention_heads * (config.qk_nope_head_dim + config.v_head_dim)
+
+        def linear(num_in: int, num_out: int, bias: bool = False) -> nn.Linear:
+            return nn.Linear(num_in, num_out, bias=bias, dtype=dtype, device=device)
+
+        def norm(width: int) -> nn.RMSNorm:
+            return nn.RMSNorm(width, eps=LATENT_NORM_EPS, dtype=dtype, device=device)
+
         if config.q_lora_rank is None:
-            self.q_proj = nn.Linear(hidden_size, q_width, bias=False, **options)
+            self.q_proj = linear(hidden_size, q_width)
         else:
-            self.q_a_proj = nn.Linear(hidden_size, config.q_lora_rank, bias=bias, **options)
-            self.q_a_layernorm = nn.RMSNorm(config.q_lora_rank, eps=LATENT_NORM_EPS, **options)
-            self.q_b_proj = nn.Linear(config.q_lora_rank, q_width, bias=False, **options)
-        self.kv_a_proj_with_mqa = nn.Linear(hidden_size, config.elements_per_token, bias=bias, **options)
-        self.kv_a_layernorm = nn.RMSNorm(config.kv_lora_rank, eps=LATENT_NORM_EPS, **options)
-        self.kv_b_proj = nn.Linear(config.kv_lora_rank, up_width, bias=False, **options)
-        self.o_proj = nn.Linear(config.num_attention_heads * config.v_head_dim, hidden_size, bias=bias, **options)
-        self.sm_scale = config.qk_head_dim**-0.5 * softmax_factor(config.rope_scaling)
-        if config.rope_theta is not None:
-            # A plain attribute: as a buffer it would be rounded whenever the layer is cast to a smaller dtype.
-            self.frequencies = rope_frequencies(config.qk_rope_head_dim, config.rope_theta, config.rope_scaling)
+            self.q_a_proj = linear(hidden_size, config.q_lora_rank, bias)
+            self.q_a_layernorm = norm(config.q_lora_rank)
+            self.q_b_proj = linear(config.q_lora_rank, q_width)
+        self.kv_a_proj_with_mqa = linear(hidden_size, config.elements_per_token, bias)
+        self.kv_a_layernorm = norm(config.kv_lora_rank)
+        self.kv_b_proj = linear(config.kv_lora_rank, up_width)
+        self.o_proj = linear(config.num_attention_heads * config.v_head_dim, hidden_size, bias)
+        pairing: Pairing = "interleaved" if config.rope_interleave else "halves"
+        self.rotary = Rotary(config.qk_rope_head_dim, config.rope_theta, config.rope_scaling, pairing)
 
     def forward(
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
-        cache: LatentCache | None = None,
+        cache: LatentCache | PagedLatentCache | None = None,
         mode: Mode = "auto",
     ) -> Float[Tensor, "batch seq hidden"]:
         """Causal attention of the new tokens over the cached ones and themselves.
 
         Args:
-            hidden_states: the new tokens.
-            cache: where earlier tokens lie; the new ones are appended. Positions follow from its length.
+            hidden_states: the new tokens; one row for each sequence of the cache, or of the step under way.
+            cache: where earlier tokens lie, any number in each sequence; the new ones are appended. Positions follow
+                from its lengths.
             mode: ``"expanded"`` rebuilds the keys and values of every head from the latents, ``"absorbed"`` takes
-                the queries to the latents instead and never builds them, ``"auto"`` does what costs less.
+                the queries to the latents instead and never builds them, ``"auto"`` does what costs less. Absorbed
+                over pages runs ``mla_decode``, through which no gradient flows back.
 
         Raises:
-            TypeError: ``cache`` is not a ``LatentCache``.
+            TypeError: ``cache`` is neither a ``LatentCache`` nor a ``PagedLatentCache``.
             ValueError: ``mode`` is none of the three, ``hidden_states`` or ``cache`` does not fit the layer, or the
                 positions run past the range of the rotary scaling; the cache is left as it was.
         """
-        config = self.config
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; expected 'expanded', 'absorbed' or 'auto'")
-        check_hidden_states(hidden_states, config.hidden_size, self.o_proj.weight.dtype)
-        batch, seq, _ = hidden_states.shape
-        start = 0
-        if cache is not None:
-            if not isinstance(cache, LatentCache):
-                raise TypeError(f"cache is a {type(cache).__name__}; expected a LatentCache")
-            cache.check_room(batch, seq, hidden_states.dtype, hidden_states.device)
-            start = cache.length
-        check_positions(start + seq, config.rope_scaling)
+        check_hidden_states(hidden_states, self.config.hidden_size, self.o_proj.weight.dtype)
+        with step_of(cache, hidden_states, (LatentCache, PagedLatentCache)) as (positions, end):
+            check_positions(end, self.config.rope_scaling)
+            q_nope, q_pe = self.queries(hidden_states, positions)
+            c_kv, k_pe = self.latents(hidden_states, positions)
+            if mode == "auto":
+                mode = cheaper_mode(self.config, hidden_states.shape[1], end)
+            if cache is None:
+                rows = torch.cat((c_kv, k_pe), dim=-1)
+                if mode == "expanded":
+                    return self._project(self._expanded(q_nope, q_pe, rows))
+                q, rank = self.absorb(q_nope, q_pe), self.config.kv_lora_rank
+                return self.output(latent_attention(q, rows, kv_lora_rank=rank, sm_scale=self.sm_scale))
+            cache.append(c_kv, k_pe)
+            if mode == "absorbed":
+                return self.output(cache.attend(self.absorb(q_nope, q_pe), self.sm_scale))
+            outputs = [self._expanded(q_nope[place], q_pe[place], rows) for place, rows in cache.read()]
+            return self._project(torch.cat(outputs))
 
-        positions = torch.arange(start, start + seq, device=hidden_states.device)
-        q_nope, q_pe = self._queries(hidden_states, positions)
-        c_kv, k_pe = self._latents(hidden_states, positions)
-        rows = torch.cat((c_kv, k_pe), dim=-1) if cache is None else cache.append(c_kv, k_pe)
+    if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 
-        if mode == "auto":
-            costs = attention_macs(config, seq, start + seq)
-            mode = min(costs, key=costs.get)
-        attend = self._absorbed if mode == "absorbed" else self._expanded
-        return self.o_proj(attend(q_nope, q_pe, rows).flatten(2))
+        def __call__(
+            self, hidden_states: Tensor, cache: LatentCache | PagedLatentCache | None = None, mode: Mode = "auto"
+        ) -> Tensor:
+            """As ``forward``."""
 
-    def _queries(
-        self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, " seq"]
+    def queries(
+        self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]
     ) -> tuple[Float[Tensor, "batch seq heads nope"], Float[Tensor, "batch seq heads rope"]]:
+        """The part of each head's query without rotation, and its rotated part (DeepSeek-V2 eq. 37-40)."""
         config = self.config
         if config.q_lora_rank is None:
             q = self.q_proj(hidden_states)
         else:
             q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(hidden_states)))
-        if config.mla_scale_q_lora:
-            q = q * (config.hidden_size / config.q_lora_rank) ** 0.5
-        if config.llama_4_scaling_beta:
-            contexts = positions // config.rope_scaling.original_max_position_embeddings
+            if config.mla_scale_q_lora:
+                q = q * (config.hidden_size / config.q_lora_rank) ** 0.5
+        scaling = config.rope_scaling
+        if config.llama_4_scaling_beta and isinstance(scaling, YarnScaling):
+            contexts = positions // scaling.original_max_position_embeddings
             growth = 1 + config.llama_4_scaling_beta * torch.log1p(contexts.double())
-            q = q * growth[:, None].to(q.dtype)
+            q = q * growth[..., None].to(q.dtype)
         q = q.unflatten(-1, (config.num_attention_heads, config.qk_head_dim))
         q_nope, q_pe = q.split((config.qk_nope_head_dim, config.qk_rope_head_dim), dim=-1)
-        return q_nope, self._rotate(q_pe, positions)
+        return q_nope, self.rotary(q_pe, positions)
 
-    def _latents(
-        self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, " seq"]
+    def latents(
+        self, hidden_states: Float[Tensor, "batch seq hidden"], positions: Int[Tensor, "batch_or_1 seq"]
     ) -> tuple[Float[Tensor, "batch seq kv_lora_rank"], Float[Tensor, "batch seq rope"]]:
+        """What a cache keeps: the latent after its norm, and the rotated key that all heads share (eq. 41, 43)."""
         config = self.config
         widths = (config.kv_lora_rank, config.qk_rope_head_dim)
         c_kv, k_pe = self.kv_a_proj_with_mqa(hidden_states).split(widths, dim=-1)
         c_kv = self.kv_a_layernorm(c_kv)
         if config.mla_scale_kv_lora:
             c_kv = c_kv * (config.hidden_size / config.kv_lora_rank) ** 0.5
-        return c_kv, self._rotate(k_pe.unsqueeze(2), positions).squeeze(2)
+        return c_kv, self.rotary(k_pe.unsqueeze(2), positions).squeeze(2)
 
-    def _rotate(self, x: Float[Tensor, "batch seq heads rope"], positions: Int[Tensor, " seq"]):
-        config = self.config
-        if config.rope_theta is None:
-            return x
-        pairing = "interleaved" if config.rope_interleave else "halves"
-        return rotate(x, positions, self.frequencies, pairing=pairing) * rope_magnitude(config.rope_scaling)
+    def absorb(
+        self, q_nope: Float[Tensor, "batch seq heads nope"], q_pe: Float[Tensor, "batch seq heads rope"]
+    ) -> Float[Tensor, "batch seq heads row"]:
+        """Queries through W_UK into the space of the latents, the rotary part behind: as cache rows lie."""
+        return torch.cat((torch.einsum("bshn,hnc->bshc", q_nope, self._up()[0]), q_pe), dim=-1)
+
+    def output(self, latent: Float[Tensor, "batch seq heads kv_lora_rank"]) -> Float[Tensor, "batch seq hidden"]:
+        """Results of attention over latents, through W_UV and W_O."""
+        return self._project(torch.einsum("bshc,hvc->bshv", latent, self._up()[1]))
+
+    def _project(self, heads: Float[Tensor, "batch seq heads v_dim"]) -> Float[Tensor, "batch seq hidden"]:
+        out: Tensor = self.o_proj(heads.flatten(2))
+        return out
+
+    def _up(self) -> tuple[Float[Tensor, "heads nope kv_lora_rank"], Float[Tensor, "heads v kv_lora_rank"]]:
+        """W_UK and W_UV of each head."""
+        up: Tensor = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
+        w_uk, w_uv = up.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=1)
+        return w_uk, w_uv
 
     def _expanded(
         self,
@@ -152,38 +182,3 @@ class MultiHeadLatentAttention(nn.Module):
         q, k = torch.cat((q_nope, q_pe), dim=-1), torch.cat((k_nope, k_pe), dim=-1)
         mask = causal_mask(q.shape[1], k.shape[1], device=q.device)
         return attention(q, k, v, sm_scale=self.sm_scale, mask=mask)
-
-    def _absorbed(
-        self,
-        q_nope: Float[Tensor, "batch seq heads nope"],
-        q_pe: Float[Tensor, "batch seq heads rope"],
-        rows: Float[Tensor, "batch keys row"],
-    ) -> Float[Tensor, "batch seq heads v_dim"]:
-        """Queries through W_UK to the latents, results back through W_UV: multi-query attention over the rows."""
-        config = self.config
-        up = self.kv_b_proj.weight.unflatten(0, (config.num_attention_heads, -1))
-        w_uk, w_uv = up.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)  # [heads, nope or v, latent]
-        q = torch.cat((torch.einsum("bshn,hnc->bshc", q_nope, w_uk), q_pe), dim=-1)
-        latent = latent_attention(q, rows, kv_lora_rank=config.kv_lora_rank, sm_scale=self.sm_scale)
-        return torch.einsum("bshc,hvc->bshv", latent, w_uv)
-
-
-def attention_macs(config: MLAConfig, num_new: int, num_keys: int) -> dict[str, int]:
-    """Multiply-adds per head, between the query projections and W_O, of ``num_new`` tokens over ``num_keys``.
-
-    With s new tokens over C in all, new ones included, and d_k = d_nope + d_rope:
-
-    - expanded: C d_c (d_nope + d_v) to rebuild keys and values, s C (d_k + d_v) for scores and weighted sum;
-    - absorbed: s d_c (d_nope + d_v) to take queries down and results up, s C (2 d_c + d_rope) over the latents.
-
-    They meet at 1/s = (2 d_c - d_nope - d_v) / (d_c (d_nope + d_v)) + 1/C: at 171 new tokens with DeepSeek-V3's widths
-    and a long cache, whatever the number of heads. Fewer new tokens are cheaper absorbed.
-
-    Returns:
-        ``{"expanded": ..., "absorbed": ...}``.
-    """
-    up = config.kv_lora_rank * (config.qk_nope_head_dim + config.v_head_dim)
-    return {
-        "expanded": num_keys * up + num_new * num_keys * (config.qk_head_dim + config.v_head_dim),
-        "absorbed": num_new * up + num_new * num_keys * (2 * config.kv_lora_rank + config.qk_rope_head_dim),
-    }

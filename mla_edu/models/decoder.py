@@ -20,8 +20,10 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, intermediate_size)
 
     def forward(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
+        """The residual stream after the block."""
         x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.mlp(self.mlp_norm(x))
+        return x
 
 
 class Decoder(nn.Module):
@@ -51,7 +53,9 @@ class Decoder(nn.Module):
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
 
     def forward(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
+        """Logits of the token after each of ``tokens``."""
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        logits: Tensor = self.head(self.norm(x))
+        return logits

@@ -12,19 +12,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-GROUP = 128  # latent numbers that share a scale
+from mla_edu.cost import FP8_BLOCK, fp8_row_bytes
+
 E4M3_MAX = 448.0
-
-
-def fp8_row_bytes(kv_lora_rank: int, qk_rope_head_dim: int) -> int:
-    """Bytes of one token: 656 for widths 512 and 64.
-
-    Raises:
-        ValueError: ``kv_lora_rank`` is not a positive multiple of 128.
-    """
-    if kv_lora_rank < 1 or kv_lora_rank % GROUP:
-        raise ValueError(f"kv_lora_rank is {kv_lora_rank}; expected a multiple of {GROUP} for the fp8 layout")
-    return kv_lora_rank + 4 * (kv_lora_rank // GROUP) + 2 * qk_rope_head_dim
 
 
 def pack_fp8(rows: Float[Tensor, "*tokens row"], kv_lora_rank: int) -> UInt8[Tensor, "*tokens bytes"]:
@@ -40,7 +30,7 @@ def pack_fp8(rows: Float[Tensor, "*tokens row"], kv_lora_rank: int) -> UInt8[Ten
     fp8_row_bytes(kv_lora_rank, 0)
     if kv_lora_rank > rows.shape[-1]:
         raise ValueError(f"kv_lora_rank is {kv_lora_rank}; expected at most the row's width, {rows.shape[-1]}")
-    groups = rows[..., :kv_lora_rank].float().unflatten(-1, (-1, GROUP))  # [*tokens, groups, 128]
+    groups = rows[..., :kv_lora_rank].float().unflatten(-1, (-1, FP8_BLOCK))  # [*tokens, groups, 128]
     largest = groups.abs().amax(dim=-1, keepdim=True)
     scales = torch.exp2(torch.ceil(torch.log2(largest / E4M3_MAX)))
     scales = torch.where(scales == 0, 1.0, scales)  # of a group that is all zero
@@ -60,6 +50,6 @@ def unpack_fp8(packed: UInt8[Tensor, "*tokens bytes"], kv_lora_rank: int) -> Flo
     if packed.shape[-1] < scales_end:
         raise ValueError(f"packed has {packed.shape[-1]} bytes a token; expected at least {scales_end}")
     latent, scales, k_pe = packed.tensor_split((latent_end, scales_end), dim=-1)
-    groups = latent.contiguous().view(torch.float8_e4m3fn).float().unflatten(-1, (-1, GROUP))
+    groups = latent.contiguous().view(torch.float8_e4m3fn).float().unflatten(-1, (-1, FP8_BLOCK))
     scaled = groups * scales.contiguous().view(torch.float32).unsqueeze(-1)
     return torch.cat((scaled.flatten(-2), k_pe.contiguous().view(torch.bfloat16).float()), dim=-1)

@@ -32,4 +32,5 @@ def latent_attention(
         mask = causal_mask(queries, rows.shape[-2], device=q.device)
         scores = scores.masked_fill(~mask.repeat_interleave(heads, dim=0), float("-inf"))
     weights = scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
-    return (weights @ rows[..., :kv_lora_rank]).unflatten(1, (queries, heads))
+    out: Tensor = (weights @ rows[..., :kv_lora_rank]).unflatten(1, (queries, heads))
+    return out

@@ -25,7 +25,7 @@ Pairing = Literal["halves", "interleaved"]
 
 def rope_frequencies(
     width: int, theta: float = 10000.0, scaling: RopeScaling | None = None
-) -> Float64[Tensor, " width/2"]:
+) -> Float64[Tensor, " pairs"]:
     """Angle per position of each pair, in radians: ``theta ** (-2i / width)``, stretched by ``scaling``.
 
     Args:
@@ -60,7 +60,7 @@ def rope_frequencies(
     return keep * frequencies + (1 - keep) * frequencies / scaling.factor
 
 
-def _yarn_kept_share(width: int, theta: float, scaling: YarnScaling) -> Float64[Tensor, " width/2"]:
+def _yarn_kept_share(width: int, theta: float, scaling: YarnScaling) -> Float64[Tensor, " pairs"]:
     """1 for pairs that YaRN leaves alone, 0 for those it interpolates in full (Peng et al. 2023, sec. 3.2)."""
 
     def pair_with(rotations: float) -> float:  # the pair that turns this often within the original context
@@ -133,8 +133,8 @@ def check_positions(end: int, scaling: RopeScaling | None) -> None:
 
 def rotate(
     x: Float[Tensor, "batch seq heads width"],
-    positions: Int[Tensor, " seq"],
-    frequencies: Float64[Tensor, " width/2"],
+    positions: Int[Tensor, "batch_or_1 seq"],
+    frequencies: Float64[Tensor, " pairs"],
     *,
     pairing: Pairing = "halves",
 ) -> Float[Tensor, "batch seq heads width"]:
@@ -144,17 +144,21 @@ def rotate(
 
     Args:
         x: queries or keys.
-        positions: of each token, counted from the start of the sequence.
-        frequencies: from ``rope_frequencies``.
+        positions: of each token, counted from the start of its sequence; one row serves a batch whose sequences stand
+            at the same place.
+        frequencies: from ``rope_frequencies``, one for each pair.
         pairing: which numbers make a pair.
 
     Raises:
-        ValueError: ``pairing`` is neither ``"halves"`` nor ``"interleaved"``.
+        ValueError: ``pairing`` is neither ``"halves"`` nor ``"interleaved"``, or ``positions`` does not fit ``x``.
     """
     if pairing not in ("halves", "interleaved"):
         raise ValueError(f"pairing is {pairing!r}; expected 'halves' or 'interleaved'")
-    angles = positions.to(torch.float64)[:, None] * frequencies.to(positions.device)
-    cos, sin = angles.cos()[:, None].to(x.dtype), angles.sin()[:, None].to(x.dtype)  # [seq, 1, width/2]
+    batch, seq = x.shape[:2]
+    if positions.shape not in ((batch, seq), (1, seq)):
+        raise ValueError(f"positions has shape {list(positions.shape)}; expected [{batch}, {seq}] or [1, {seq}]")
+    angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)
+    cos, sin = angles.cos().to(x.dtype)[:, :, None], angles.sin().to(x.dtype)[:, :, None]  # [batch or 1, seq, 1, pairs]
     if pairing == "halves":
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -52,8 +52,7 @@ def attention(
     Raises:
         ValueError: ``kv_heads`` does not divide ``heads``.
     """
-    batch, queries, heads, _ = q.shape
-    kv_heads = k.shape[2]
+    heads, kv_heads = q.shape[2], k.shape[2]
     if heads % kv_heads:
         raise ValueError(f"k has {kv_heads} heads; expected a divisor of the {heads} heads of q")
     dtype = torch.promote_types(q.dtype, torch.float32)
@@ -61,4 +60,4 @@ def attention(
     scores = torch.einsum("bsgrd,btgd->bgrst", grouped, k.to(dtype)) * sm_scale
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
     out = torch.einsum("bgrst,btgd->bsgrd", weights, v.to(dtype))
-    return out.reshape(batch, queries, heads, -1).to(q.dtype)
+    return out.flatten(2, 3).to(q.dtype)

@@ -3,12 +3,10 @@
 import difflib
 import functools
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
-from mla_edu.hf.layer_config import attention_config
-from mla_edu.hf.layout import cache_groups, state_elements
 from mla_edu.hf.spec import ModelSpec
+from mla_edu.registry.entry import Entry
 from mla_edu.validation import load_yaml
 
 
@@ -23,6 +21,11 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
 @functools.cache
 def _entries() -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in load_yaml("mla_edu.registry", "models.yaml")}
+
+
+@functools.cache
+def _spec(name: str) -> ModelSpec:
+    return Entry(**_entries()[name]).spec()
 
 
 def list_models() -> list[str]:
@@ -45,27 +48,3 @@ def get_model(name: str) -> ModelSpec:
         if wanted in (entry["name"], (entry["hf_id"] or entry["name"]).casefold()):
             return _spec(entry["name"])
     raise unknown("model", name, list_models())
-
-
-@functools.cache
-def _spec(name: str) -> ModelSpec:
-    entry = dict(_entries()[name])
-    dims, layers, index_layers = entry.pop("values"), entry.pop("layers"), entry.pop("index_layers", 0)
-    del entry["bytes_per_token_16bit"]  # kept in the file for the tests to recompute
-    return ModelSpec(
-        **entry,
-        num_parameters=parse_count(dims.get("params_total")),
-        num_layers=dims["num_hidden_layers"],
-        max_position_embeddings=dims.get("max_position_embeddings"),
-        config=attention_config(dims, layers),
-        cache=cache_groups(dims, layers, index_layers),
-        state_elements=state_elements(dims, layers, index_layers),
-    )
-
-
-def parse_count(text: str | None) -> int | None:
-    """``"671B"`` as 671 000 000 000; what follows the first word is a remark. None stays None."""
-    if text is None:
-        return None
-    number = text.split()[0]
-    return int(Decimal(number[:-1]) * {"M": 10**6, "B": 10**9, "T": 10**12}[number[-1]])

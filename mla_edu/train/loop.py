@@ -2,16 +2,17 @@
 
 import math
 import time
+from collections.abc import Iterable
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 TIMED_STEPS = 3  # with each number of threads, before the faster one is kept
 
 
-def next_token_loss(model: nn.Module, windows: Int[Tensor, "batch seq+1"]) -> Tensor:
+def next_token_loss(model: nn.Module, windows: Int[Tensor, "batch window"]) -> Tensor:
     """Mean cross-entropy of each next token, in nats."""
     logits = model(windows[:, :-1])
     return cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
@@ -19,10 +20,48 @@ def next_token_loss(model: nn.Module, windows: Int[Tensor, "batch seq+1"]) -> Te
 
 def draw_windows(
     tokens: UInt8[Tensor, " tokens"], num_windows: int, seq_len: int, generator: torch.Generator
-) -> Int[Tensor, "windows seq+1"]:
+) -> Int[Tensor, "windows window"]:
     """Pieces of ``seq_len`` tokens and the one that follows, from random places."""
     starts = torch.randint(len(tokens) - seq_len, (num_windows, 1), generator=generator)
     return tokens[starts + torch.arange(seq_len + 1)].long()
+
+
+class Muon(torch.optim.Optimizer):
+    """``torch.optim.Muon`` without weight decay (Jordan et al. 2024), in the matrices' own type.
+
+    torch computes in bfloat16. On a processor that has no instructions for it, its steps take many times as long.
+
+    Args:
+        params: matrices; those without a gradient stay.
+        lr: how far a step goes, in the spectral norm of a matrix that is no taller than wide.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Take one step along the gradients."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                average = self.state[matrix].setdefault("average", torch.zeros_like(matrix))
+                average.lerp_(matrix.grad, 0.05)
+                update = _nearly_orthogonal(matrix.grad.lerp(average, 0.95))
+                rows, columns = matrix.shape
+                matrix.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+
+def _nearly_orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """With singular values near one: five Newton-Schulz steps of degree five."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return _nearly_orthogonal(matrix.T).T
+    matrix = matrix / matrix.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = matrix @ matrix.T
+        matrix = torch.addmm(matrix, torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315), matrix, beta=3.4445)
+    return matrix
 
 
 def train(
@@ -41,12 +80,16 @@ def train(
     the faster is kept: where another process holds a core, two threads can be tens of times slower than one.
 
     Args:
+        model: takes tokens, gives logits.
+        tokens: the text that it learns from, one byte each.
+        num_steps: batches that it sees.
+        batch_size: windows of text in a batch.
+        seq_len: tokens of a window whose next token is to be known.
         learning_rate: of Muon, for matrices within the blocks. AdamW has a quarter of it.
         seed: of the places in ``tokens`` that the batches are drawn from.
 
     Raises:
         ValueError: a number is not positive, or ``tokens`` is shorter than a window.
-        ImportError: torch is older than 2.9 and has no Muon.
     """
     numbers = {"num_steps": num_steps, "batch_size": batch_size, "seq_len": seq_len, "learning_rate": learning_rate}
     for name, value in numbers.items():
@@ -54,14 +97,13 @@ def train(
             raise ValueError(f"{name} is {value}; expected a positive number")
     if len(tokens) <= seq_len:
         raise ValueError(f"tokens holds {len(tokens)}; expected more than seq_len, {seq_len}")
-    if not hasattr(torch.optim, "Muon"):
-        raise ImportError(f"train needs torch.optim.Muon, of torch 2.9; found torch {torch.__version__}")
 
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if name.startswith("blocks.") and parameter.ndim == 2 else others).append(parameter)
     optimizers = [
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0),
+        Muon(matrices, lr=learning_rate),
         torch.optim.AdamW(others, lr=learning_rate / 4, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, num_steps) for o in optimizers]
@@ -73,7 +115,7 @@ def train(
     try:
         for step in range(num_steps):
             timed = step < TIMED_STEPS * len(fastest)
-            used = list(fastest)[step % len(fastest)] if timed else min(fastest, key=fastest.get)
+            used = list(fastest)[step % len(fastest)] if timed else min(fastest, key=lambda number: fastest[number])
             torch.set_num_threads(used)
             start = time.perf_counter()
             loss = next_token_loss(model, draw_windows(tokens, batch_size, seq_len, generator))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mla_edu.bench import clock
-from mla_edu.bench.clock import Timing, copy_bytes_per_s, matmul_flop_per_s, time_calls
+from mla_edu.bench.clock import Clock, Timing, copy_bytes_per_s, matmul_flop_per_s
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -38,42 +38,63 @@ def test_calls_take_turns_and_the_cache_is_filled_with_other_data_before_each(mo
 
     monkeypatch.setattr(torch, "sum", add_up_and_tell)
     monkeypatch.setattr(clock, "MOST", 5)
-    time_calls([lambda: happened.append("a"), lambda: happened.append("b")], CPU, fewest=2)
-    assert set(happened[::2]) == {2**26}
+    Clock(CPU, fewest=2, evicted_bytes=2**12).time([lambda: happened.append("a"), lambda: happened.append("b")])
+    assert set(happened[::2]) == {2**12}
     assert happened[1::2] == ["a", "b", "a", "b", "a", "b", "a"]
+
+
+def test_rivals_take_turns_and_each_has_its_own_times(ticks):
+    happened = []
+    rivals = [[lambda name=name: happened.append(name) for name in names] for names in ("ab", "c")]
+    ticks([9, 9, 9, 9, 1, 5, 3, 7])
+    times = Clock(CPU, fewest=2, evicted_bytes=2**10).time_in_turn(rivals)
+    assert happened == ["a", "c", "b", "c"] * 2
+    assert [each.microseconds for each in times] == [2e6, 6e6]
+    assert times[1].spread == pytest.approx(3 / 6)
+
+
+def test_the_slowest_rival_sets_the_rounds(ticks):
+    calls = []
+    ticks([0.001, 0.003] * 100)
+    Clock(CPU, fewest=2, evicted_bytes=2**10).time_in_turn([[lambda: None], [lambda: calls.append(1)]])
+    assert len(calls) == 2 + 9  # 30 ms in all, of 3.0 ms and a little each
+
+
+def test_more_is_read_than_a_processor_holds_unless_told_otherwise():
+    assert Clock(CPU).evicted_bytes == 2**29
 
 
 def test_four_times_the_l2_is_read_where_that_is_more(monkeypatch):
     sizes = []
-    monkeypatch.setattr(clock, "l2_bytes", lambda device: 2**25)
+    monkeypatch.setattr(clock, "l2_bytes", lambda device: 2**20)
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda size, **options: sizes.append(4 * size) or ones(size, **options))
     monkeypatch.setattr(clock, "MOST", 2)
-    time_calls([lambda: None], CPU, fewest=2)
-    assert sizes == [2**27]
+    Clock(CPU, fewest=2, evicted_bytes=2**10).time([lambda: None])
+    assert sizes == [2**22]
 
 
 def test_median_and_spread_are_of_the_round_after_the_first(ticks):
     ticks([9, 9, 9, 9, 9, 1, 2, 3, 4, 100])
-    assert time_calls([lambda: None], CPU, fewest=5) == Timing(3e6, pytest.approx((52 - 1.5) / 3))
+    assert Clock(CPU, 5, 2**10).time([lambda: None]) == Timing(3e6, pytest.approx((52 - 1.5) / 3))
 
 
 @pytest.mark.parametrize(("microseconds", "repetitions"), [(1, 50), (1000, 30), (10**6, 5)])
 def test_quick_calls_are_repeated_more_often(ticks, microseconds, repetitions):
     ticks([1e-6 * (microseconds - 1e-4)] * 100)
     calls = []
-    time_calls([lambda: calls.append(1)], CPU)
+    Clock(CPU, evicted_bytes=2**10).time([lambda: calls.append(1)])
     assert len(calls) == 5 + repetitions
 
 
 def test_copy_counts_reading_and_writing(monkeypatch):
-    monkeypatch.setattr(clock, "time_calls", lambda calls, device: Timing(2.0, 0.0))
-    assert copy_bytes_per_s(1000, CPU) == 1e9
+    monkeypatch.setattr(Clock, "time", lambda clock, calls: Timing(2.0, 0.0))
+    assert copy_bytes_per_s(1000, Clock(CPU)) == 1e9
 
 
 def test_product_counts_multiplications_and_additions(monkeypatch):
-    monkeypatch.setattr(clock, "time_calls", lambda calls, device: Timing(2.0, 0.0))
-    assert matmul_flop_per_s(10, torch.float32, CPU) == 1e9
+    monkeypatch.setattr(Clock, "time", lambda clock, calls: Timing(2.0, 0.0))
+    assert matmul_flop_per_s(10, torch.float32, Clock(CPU)) == 1e9
 
 
 def test_a_gpu_is_timed_by_events_around_the_call_alone(monkeypatch):
@@ -94,7 +115,7 @@ def test_a_gpu_is_timed_by_events_around_the_call_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: happened.append("synchronized"))
     calls = [lambda: happened.append("a"), lambda: happened.append("b")]
-    assert clock._times_on_gpu(calls, lambda: happened.append("evict"), 3) == [2, 2, 2]
+    assert clock._times_on_gpu([*calls, calls[0]], lambda: happened.append("evict")) == [2, 2, 2]
     timed = ["evict", "event", "a", "event", "evict", "event", "b", "event", "evict", "event", "a", "event"]
     assert happened == [*timed, "synchronized"]
 
@@ -161,7 +182,7 @@ def test_captured_calls_each_work_on_their_own_input():
     device = torch.device("cuda")
     inputs = [torch.full((1000,), float(i), device=device) for i in range(3)]
     recorded = clock.record([lambda x=x: x + 1 for x in inputs], device)
-    time_calls(recorded, device)
+    Clock(device).time(recorded)
     for x in inputs:
         x += 10  # what is replayed sees it
     assert [call().unique().item() for call in recorded] == [11, 12, 13]
@@ -170,12 +191,12 @@ def test_captured_calls_each_work_on_their_own_input():
 @needs_gpu
 def test_twice_the_bytes_take_about_twice_as_long():
     device = torch.device("cuda")
-    one, two = (copy_bytes_per_s(size, device) for size in (2**28, 2**29))
+    one, two = (copy_bytes_per_s(size, Clock(device)) for size in (2**28, 2**29))
     assert two == pytest.approx(one, rel=0.3)
 
 
 @needs_gpu
 def test_first_product_of_a_process_can_be_captured():
-    code = "import torch; from mla_edu.bench.clock import *; d = torch.device('cuda');"
+    code = "import torch; from mla_edu.bench.clock import *; d = Clock(torch.device('cuda'));"
     code += "assert matmul_flop_per_s(1024, torch.float16, d) > 0"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mla_edu.bench.grid import FLOPS_PER_SCORE, GRID, PAGE_SIZE, TOY, cases
-from mla_edu.bench.run import make_problems
+from mla_edu.bench.kernel import make_problems
 from mla_edu.cost import attention_cost
 from mla_edu.kernels.ledger import ideal_bytes
 from mla_edu.registry import get_model
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8_mla"])
 @pytest.mark.parametrize(("heads", "s_q"), [(3, 1), (16, 2)])
 def test_bytes_are_those_of_the_tensors(case, dtype, heads, s_q):
     each = case(heads, 70, batch=2, s_q=s_q, dtype=dtype)
@@ -18,7 +18,9 @@ def test_bytes_are_those_of_the_tensors(case, dtype, heads, s_q):
     assert each.bytes == sum(ideal_bytes(*problem.tensors[:2], problem.seq_lens, 512).values())
 
 
-@pytest.mark.parametrize(("heads", "dtype", "intensity"), [(16, "bf16", 30.2), (128, "bf16", 241.8), (16, "fp8", 53.1)])
+@pytest.mark.parametrize(
+    ("heads", "dtype", "intensity"), [(16, "bf16", 30.2), (128, "bf16", 241.8), (16, "fp8_mla", 53.1)]
+)
 def test_operations_per_byte_of_a_long_cache_are_known(case, heads, dtype, intensity):
     each = case(heads, 2**20, dtype=dtype)
     assert each.flops / each.bytes == pytest.approx(intensity, abs=0.1)
@@ -38,7 +40,7 @@ def test_grid_reaches_from_one_short_sequence_to_many_long_ones():
     for axis, least, most in (("context", 1024, 131_072), ("batch", 1, 128), ("s_q", 1, 2), ("heads", 16, 128)):
         values = {getattr(each, axis) for each in found}
         assert min(values) == least and max(values) == most
-    assert {each.dtype for each in found} == {"bf16", "fp8"}
+    assert {each.dtype for each in found} == {"bf16", "fp8_mla"}
 
 
 def test_toy_lengths_end_within_a_page():

@@ -13,12 +13,12 @@ import torch
 import transformers
 
 from mla_edu.bench.grid import Case
-from mla_edu.bench.peers import PEERS, SGLANG, Unsupported
+from mla_edu.bench.libraries import Unsupported
+from mla_edu.bench.peers import PEERS, SGLANG
 from mla_edu.kernels.problems import check_answer, random_problem
 from mla_edu.testing import relative_error
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
 class FlashInferWrapper:
@@ -177,9 +177,9 @@ def a_case(text):
 
 def two_problems(case):
     """Two problems on one block table: shuffled pages, NaN in all that no sequence owns."""
-    fp8, lengths = case.dtype == "fp8", [case.context] * case.batch
-    first = random_problem(lengths, num_heads=case.heads, s_q=case.s_q, dtype=DTYPES[case.dtype], fp8=fp8)
-    other = first.kv_cache if fp8 else first.kv_cache.flip(-1)
+    lengths = [case.context] * case.batch
+    first = random_problem(lengths, num_heads=case.heads, s_q=case.s_q, dtype=case.dtype)
+    other = first.kv_cache if case.dtype == "fp8_mla" else first.kv_cache.flip(-1)
     return [first, dataclasses.replace(first, q=first.q.flip(-1), kv_cache=other)]
 
 
@@ -192,7 +192,7 @@ def test_their_order_is_that_of_the_tables():
     [
         ("ours", "3 1 70 2 bf16"),
         ("ours", "16 2 130 1 bf16"),
-        ("ours", "3 2 65 3 fp8"),
+        ("ours", "3 2 65 3 fp8_mla"),
         *(
             (name, text)
             for name in ("flashinfer-fa3", "flashinfer-fa2")
@@ -266,7 +266,7 @@ def test_flashinfer_plans_once_for_all_problems(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        *((name, "3 1 70 2 fp8", "fp8 cache") for name in PEERS if name != "ours"),
+        *((name, "3 1 70 2 fp8_mla", "fp8 cache") for name in PEERS if name != "ours"),
         ("sglang", "3 2 70 2 fp16", "more than one new token"),
         ("sglang", "3 1 70 2 bf16", "bf16 on a CPU"),
         ("transformers", "3 2 70 2 bf16", "more than one new token: without a mask"),
@@ -314,7 +314,7 @@ def test_flashinfer_does_not_run_on_a_cpu(name):
         ("flashinfer-fa3", "flashinfer", "flashinfer-python"),
         ("flashinfer-fa2", "flashinfer", "flashinfer-python"),
         ("sglang", "sglang", "sglang"),
-        ("transformers", "transformers", "transformers"),
+        ("transformers", "transformers", "'mla-edu\\[hf\\]'"),
     ],
 )
 def test_a_library_that_is_missing_is_said_to_be_missing(name, module, package, monkeypatch):

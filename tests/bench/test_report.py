@@ -1,18 +1,22 @@
-"""The printed report: every case that was measured, every reason where one was not, no goal for a toy."""
+"""The printed report: every case that was measured, every reason where one was not, no verdict on a toy."""
 
 import io
 
-import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
-from mla_edu.bench.report import draw_roofline, measured_table, print_report
-from mla_edu.book.goals import GOALS
+from mla_edu.bench.report import print_layer_report, print_report
 
 
-def printed(results):
+def printed(results, verdicts=()):
     console = Console(width=160, file=io.StringIO())
-    print_report(results, console)
+    print_report(results, console, verdicts)
+    return console.file.getvalue()
+
+
+def printed_layer(results):
+    console = Console(width=160, file=io.StringIO())
+    print_layer_report(results, console)
     return console.file.getvalue()
 
 
@@ -42,56 +46,31 @@ def test_what_did_not_run_is_named_with_its_reason(results):
     assert "ours: out of memory (1 cases" in text
 
 
-def test_goals_come_last(results):
-    last = printed(results).splitlines()[-len(GOALS) :]
-    for goal, line in zip(GOALS, last, strict=True):
-        assert line.strip().startswith(f"{goal.text} {goal.title}: ")
-    assert "1 of 2, worst 0.90 (heads 16, s_q 1" in last[2] and last[4].endswith("not measured")
+def test_verdicts_come_last(results):
+    last = printed(results, ["at least 1 times as fast", "at most 2 times as slow"]).splitlines()[-2:]
+    assert last == ["at least 1 times as fast", "at most 2 times as slow"]
 
 
-def test_toy_run_is_held_to_no_goal(make_results, case):
-    text = printed(make_results({"ours": {case(16, 70): 5.0}}, toy=True))
-    assert text.rstrip().endswith("the times mean nothing.") and GOALS[0].title not in text
+def test_toy_run_is_held_to_nothing(make_results, case):
+    text = printed(make_results({"ours": {case(16, 70): 5.0}}, toy=True), ["a verdict"])
+    assert text.rstrip().endswith("the times mean nothing.") and "a verdict" not in text
 
 
-def test_measured_table_quotes_each_gpu_beside_its_peers(make_results, case):
-    quoted, other = case(16, 2**16, batch=32), case(16, 4096, batch=128)
+def test_each_case_of_a_layer_has_a_line_with_speed_up_share_and_pace(make_layer_results, layer_case):
+    one, other = layer_case(1024), layer_case(4096, "bf16")
     times = {
-        "ours": {quoted: 3000.0, other: 1.0},
-        "sglang": {quoted: 6000.0},
-        "eager": {quoted: "out of memory"},
-        "transformers": {quoted: 9000.0},
+        "absorbed": {one: 10_000.0, other: "out of memory"},
+        "expanded": {one: 20_000.0, other: "out of memory"},
+        "transformers": {one: 25_000.0, other: "out of memory"},
     }
-    steps = {"hardware": {"cpu": "CPU", "threads": 2}, "steps": [{"dtype": "bfloat16"}]}
-    (line,) = measured_table([make_results(times)], steps).splitlines()[2:]
-    assert line == (
-        "| the decode kernel | Test GPU | 16 heads, 32 x 65,536 tokens, bf16 | 3,000.0 µs | 81% "
-        "| 2.00x as fast as sglang |"
-    )
+    text = printed_layer(make_layer_results(times))
+    (line,) = [line.split() for line in text.splitlines() if line.startswith("fp32")]
+    share = one.bytes / 1e10 / 0.01
+    assert line == ["fp32", "1,024", "10.00", "20.00", "25.00", "2.5x", f"{share:.0%}", "memory"]
+    assert "expanded: out of memory (1 cases, first: heads 16, s_q 1, context 4096, batch 1, dtype bf16)" in text
+    assert "Test CPU; 2026-01-02; torch 2.13.0, transformers 5.23.0" in text and "toy" not in text
 
 
-def test_measured_table_says_that_no_gpu_was_measured():
-    step = {"dtype": "float32", "cached_tokens": 1024, "absorbed_ms": 2.04, "fraction_of_limit": 0.061}
-    steps = {"hardware": {"cpu": "CPU", "threads": 2}, "steps": [step | {"absorbed_speedup": 5.49}]}
-    assert measured_table([], steps).splitlines()[2:] == [
-        "| a layer's decode step, absorbed | CPU, 2 threads | 16 heads, 1,024 tokens, float32 | 2.0 ms | 6% "
-        "| 5.5x as fast as transformers |",
-        "| the decode kernel | no GPU yet | | not measured yet | | |",
-    ]
-
-
-def test_roofline_has_a_point_for_each_measured_case(results):
-    _, ax = plt.subplots()
-    draw_roofline(ax, 1e12, 1e14, results)
-    roof, points = ax.lines
-    assert list(roof.get_ydata()) == pytest.approx([4.0, 100.0, 100.0])
-    assert list(roof.get_xdata()) == pytest.approx([4, 100, 1024])
-    assert sorted(points.get_ydata()) == pytest.approx([18.25, 73.01], abs=0.01)
-    plt.close()
-
-
-def test_roofline_without_results_has_no_points():
-    _, ax = plt.subplots()
-    draw_roofline(ax, 1e12, 1e14)
-    assert len(ax.lines) == 1
-    plt.close()
+def test_a_toy_of_a_layer_says_so(make_layer_results, layer_case):
+    text = printed_layer(make_layer_results({"absorbed": {layer_case(70): "out of time"}}, toy=True))
+    assert text.rstrip().endswith("the times mean nothing.")

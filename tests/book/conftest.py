@@ -93,6 +93,7 @@ window.shown = {
   root: () => document.querySelector("[data-widget]"),
   set(name, value) {
     const control = this.root().querySelector(`[name="${name}"]`);
+    if (control.value === String(value)) return;
     control.value = value;
     if (control.tagName === "INPUT") control.dispatchEvent(new Event("input", { bubbles: true }));
     control.dispatchEvent(new Event("change", { bubbles: true }));
@@ -105,28 +106,31 @@ window.shown = {
 
 @pytest.fixture(scope="session")
 def saved_widget():
-    """``saved_widget(chapter)``: MIME type and whole of the state that a chapter saved, the id of its widget."""
+    """``saved_widget(chapter)``: the state of the widget that a chapter saved."""
 
     def read(chapter):
-        ((mime, state),) = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4).metadata.widgets.items()
-        (view,) = [id for id, entry in state.state.items() if "_esm" in entry.state]
-        return mime, state, view
+        (saved,) = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4).metadata.widgets.values()
+        (state,) = [entry.state for entry in saved.state.values() if "_esm" in entry.state]
+        return state
 
     return read
 
 
 @pytest.fixture(scope="session")
-def bare_page(serve, tmp_path_factory, saved_widget):
-    """``bare_page(chapter)``: the address of a page that holds the chapter's widget alone, as it was saved."""
+def bare_page(serve, tmp_path_factory):
+    """``bare_page(widget)``: the address of a page that holds the widget alone, in the state that a notebook saves."""
+    from ipywidgets.embed import embed_data
 
-    def page(chapter):
-        mime, state, view = saved_widget(chapter)
-        scripts = {mime: state, mime.replace("state", "view"): {"model_id": view}}
-        texts = {kind: json.dumps(content).replace("</", "<\\/") for kind, content in scripts.items()}
-        body = "".join(f'<script type="{kind}">{text}</script>' for kind, text in texts.items())
-        folder = tmp_path_factory.mktemp(chapter)
-        head = '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">'
-        script = '<script defer src="widget-host.js"></script>'
+    def page(widget):
+        data = embed_data(views=[widget], drop_defaults=False)
+        (view,) = data["view_specs"]
+        body = ""
+        for kind, content in {"state": data["manager_state"], "view": view}.items():
+            text = json.dumps(content).replace("</", "<\\/")
+            body += f'<script type="application/vnd.jupyter.widget-{kind}+json">{text}</script>'
+        head = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        script = '<link rel="icon" href="data:,"><script defer src="widget-host.js"></script>'
+        folder = tmp_path_factory.mktemp("bare")
         (folder / "index.html").write_text(f"{head}{script}<body>{body}", encoding="utf-8")
         shutil.copy(ROOT / "book" / "_static" / "widget-host.js", folder)
         return serve(folder)
@@ -152,6 +156,7 @@ def open_page(browser):
         page.route(lambda url: url.startswith("http"), gate)
         page.on("console", lambda m: faults.append(m.text) if m.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
         page.goto(address)
         page.wait_for_selector("[data-widget]", timeout=5000)
         page.evaluate(SHOWN)

@@ -78,7 +78,12 @@ def test_landing_picture_ends_with_the_smallest_cache():
 def test_cached_numbers_are_computed(name):
     heads, width = V3.config.num_attention_heads, V3.config.qk_nope_head_dim
     numbers = [2 * groups * width for groups in (heads, 8, 1)]
-    assert numbers == [GQAConfig(1, heads, groups, width).elements_per_token for groups in (heads, 8, 1)]
+    assert numbers == [
+        GQAConfig(
+            hidden_size=1, num_attention_heads=heads, num_key_value_heads=groups, head_dim=width
+        ).elements_per_token
+        for groups in (heads, 8, 1)
+    ]
     numbers.append(kv_cache_bytes(V3.config, 1, dtype="fp8"))
     shown = [line.split("= ")[1] for line in words(name) if line.startswith("cached: ")]
     assert shown == [f"{count:,}" for count in numbers]

@@ -1,4 +1,4 @@
-"""Chapter 16 is made from what lies in benchmarks/results: a GPU with a file is shown, and none where there is none."""
+"""Chapter 16 is made from what lies in bench/measured: a GPU with a file is shown, and none where there is none."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from IPython.utils.capture import capture_output
 
 import mla_edu.bench.results
 from mla_edu.bench.grid import GRID, cases
-from mla_edu.bench.results import LAYER_STEPS, MEASURED, Limits, Machine, Measurement, Results, kernel_sources
+from mla_edu.bench.results import MEASURED, Limits, Machine, Measurement, Results, kernel_sources
 
 CHAPTER = Path(__file__).resolve().parents[2] / "book" / "16-measured.ipynb"
 
@@ -41,7 +41,7 @@ def synthetic_results() -> Results:
 def shown(tmp_path_factory):
     """What each code cell prints and shows, run with the results of a GPU that does not exist."""
     folder = tmp_path_factory.mktemp("measured")
-    shutil.copy(MEASURED / LAYER_STEPS, folder)
+    shutil.copy(MEASURED / "layer-cpu.json", folder)
     synthetic_results().write(folder)
     outputs = []
     with pytest.MonkeyPatch.context() as patch:

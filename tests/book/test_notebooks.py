@@ -1,4 +1,4 @@
-"""The committed notebooks keep the book's rules. That their outputs are true is for nbval, which runs them."""
+"""The committed notebooks keep the book's rules. That their outputs are true is for conftest.py, which runs them."""
 
 import json
 import re

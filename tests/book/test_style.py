@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from mla_edu.book import environment, figure, show, table
+from mla_edu.book.figures import _STYLE
 
 
-def drawing():
+def drawing(nudge=0, alt='work "with" & without'):
     fig, ax = figure()
-    ax.plot([1, 2, 3], [1, 4, 9], label="with <cache>")
+    ax.plot([1, 2, 3 + nudge], [1, 4, 9], "o-", label="with <cache>")
     ax.set_title("title")
     ax.legend()
-    return show(fig, 'work "with" & without').svg
+    return show(fig, alt).svg
 
 
 def test_a_figure_is_the_same_bytes_every_time():
@@ -37,6 +38,21 @@ def test_a_figure_leaves_the_page_around_it_alone():
     assert "http://" not in svg.replace("http://www.w3.org/", "")
     identifiers = set(re.findall(r' id="([^"]+)"', svg))
     assert identifiers <= set(re.findall(r"#([\w-]+)", svg))
+
+
+@pytest.mark.parametrize(("salt", "nudge"), [("mla", 1e-13), ("another", 0)])
+def test_a_figure_does_not_show_how_a_processor_rounds(monkeypatch, salt, nudge):
+    """matplotlib's identifiers are hashes of coordinates with all their digits, here of others by another salt."""
+    monkeypatch.setitem(_STYLE, "svg.hashsalt", salt)
+    assert drawing(nudge) == drawing()
+    numbers = [number for path in re.findall(r' (?:d|x|y)="([^"]*)"', drawing()) for number in path.split()]
+    assert max(len(number.partition(".")[2]) for number in numbers) == 2
+
+
+def test_the_names_of_two_figures_do_not_meet_on_one_page():
+    one, two = drawing(), drawing(alt="another picture")
+    names = [set(re.findall(r' id="([^"]+)"', svg)) for svg in (one, two)]
+    assert all(names) and not names[0] & names[1]
 
 
 def test_a_table_aligns_numbers_and_escapes_text():

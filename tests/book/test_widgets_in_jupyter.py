@@ -15,7 +15,7 @@ import pytest
 CELLS = [
     "from mla_edu.book.widgets import KVCacheExplorer\nw = KVCacheExplorer(models=['deepseek-v3'])\nw",
     "w.tokens, w.models = 4096, ['llama-2-7b']\nprint('set from Python')",
-    "print('seen in Python:', w.models, w.tokens, w.dtype, w.bytes_per_token)",
+    "print('seen in Python:', w.models, w.tokens, w.dtype, w.quantities[0]['bytes_per_token'])",
 ]
 ROOT_OF = '[data-widget="kv-cache-explorer"]'
 

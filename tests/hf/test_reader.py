@@ -6,102 +6,16 @@ import math
 from collections.abc import Mapping
 
 import pytest
+import torch
+import transformers
 
 from mla_edu.hf import spec_from_hf
 from mla_edu.registry import get_model
 from mla_edu.validation import load_yaml
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from tiny_families import MODELS, tiny_config
 
 FAMILIES = load_yaml("mla_edu.hf", "families.yaml")
-TINY = {  # of these, a family gets the numbers that its config class knows
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 6),
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 64),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"), 32),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 16),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
-    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "mamba_n_groups", "n_groups"), 1),
-    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_d_state", "ssm_state_size"), 8),
-    **dict.fromkeys(("hidden_size_per_layer_input", "rotary_dim", "linear_head_dim"), 8),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "qk_rope_head_dim"), 8),
-    **dict.fromkeys(("head_dim", "qk_nope_head_dim", "index_head_dim", "mamba_d_head", "mamba_head_dim"), 16),
-    **dict.fromkeys(("max_position_embeddings", "n_positions"), 512),
-    **dict.fromkeys(("sliding_window", "attention_chunk_size", "window_size"), 5),
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 64),
-    **dict.fromkeys(("num_experts_per_tok", "index_n_heads", "linear_num_heads", "linear_num_key_heads"), 2),
-    "num_key_value_heads": 2,
-    "kv_lora_rank": 24,
-    "q_lora_rank": 32,
-    "v_head_dim": 16,
-    "index_topk": 4,
-    "laurel_rank": 4,
-    "linear_num_value_heads": 4,
-    "zero_expert_num": 0,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-SIX = ["linear_attention", "full_attention"] * 3
-SPECIAL = {
-    "bamba": {"attn_layer_indices": [1, 3]},
-    "deepseek_v2": {"topk_method": "greedy"},
-    "deepseek_v4": {"layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"] * 3},
-    "falcon_h1": {"mamba_d_ssm": 128},
-    "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 4, "activation_sparsity_pattern": None},
-    "gemma4_text": {
-        "num_hidden_layers": 8,  # the last layer is global, though the pattern makes it local
-        "global_head_dim": 48,
-        "num_global_key_value_heads": 1,
-        "attention_k_eq_v": True,
-    },
-    "glm5_next_text": {"index_kpool": 4, "qk_rope_head_dim": 0},
-    "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
-    "granitemoehybrid": {"layer_types": SIX},
-    "hunyuan_v1_dense": {"head_dim": 16},
-    "hunyuan_v1_moe": {"head_dim": 16},
-    "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
-    "kimi_linear": {
-        "linear_attn_config": {
-            "head_dim": 8,
-            "num_heads": 2,
-            "short_conv_kernel_size": 4,
-            "full_attn_layers": [2, 4, 6],
-            "kda_layers": [1, 3, 5],
-        }
-    },
-    "lfm2": {"layer_types": ["conv", "full_attention"] * 3},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 3},
-    "longcat_flash": {"head_dim": 8, "num_layers": 3, "moe_topk": 2},
-    "mimo_v2_flash": {"v_head_dim": 8},
-    "ministral": {"head_dim": 16},
-    "mixtral": {"sliding_window": 5},
-    "nemotron_h": {
-        "num_hidden_layers": None,
-        "layer_types": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention", "full_attention"],
-    },
-    "phi3": {"sliding_window": 5},
-    "qwen2": {"use_sliding_window": True, "max_window_layers": 4},
-    "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 4},
-    "qwen3_moe": {"use_sliding_window": True},
-    "smollm3": {"use_sliding_window": True, "no_rope_layer_interval": 3},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 3, "mamba_ngroups": 1},
-}
-MODELS = {"glm5_next_text": "Glm5NextTextModel", "mistral4": "Mistral4Model"}  # those that AutoModelForCausalLM lacks
 INDEX_KEYS = ("indexer_keys", "compressed_kv.indexer")
-
-
-def tiny_config(family: str):
-    """A small config of the family's class, from the numbers in TINY that the class has with a default."""
-    cls = transformers.CONFIG_MAPPING[family]
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    optional = ("num_key_value_heads", "n_group", "topk_group", "num_experts_per_tok")  # a class may leave them None
-    values = {k: v for k, v in TINY.items() if k in defaults and (defaults[k] is not None or k in optional)}
-    if "kv_lora_rank" in values:
-        values["num_key_value_heads"] = 4
-        values.pop("head_dim", None)
-    return cls(**values | SPECIAL.get(family, {}))
 
 
 def run(config, num_tokens: int):
@@ -370,7 +284,10 @@ LLAMA = {"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4, "num
         (LLAMA | {"model_type": "exaone4", "sliding_window_pattern": "LLLG"}, "of 'exaone4' is 'LLLG'"),
         (LLAMA | {"model_type": "zamba2"}, "has no layer_types"),
         (LLAMA | {"model_type": "granitemoehybrid", "layer_types": ["mamba"] * 4}, "has no attention layer"),
-        (LLAMA | {"model_type": "kimi_linear"}, "full_attn_layers of 'kimi_linear' is None"),
+        (
+            LLAMA | {"model_type": "kimi_linear"},
+            "layer_types is missing; expected it, or linear_attn_config with full_attn_layers",
+        ),
         (LLAMA | {"model_type": "deepseek_v4", "compress_ratios": [8] * 4}, "compress_ratios of 'deepseek_v4'"),
         (LLAMA | {"model_type": "glm_moe_dsa", "indexer_types": ["full"]}, "indexer_types has 1 entries"),
     ],

@@ -5,17 +5,18 @@ Prints what would have been launched, in JSON. A process of its own, since Trito
 
 import json
 
-import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from mla_edu.bench.grid import Case
-from mla_edu.bench.run import make_problems
 from mla_edu.kernels import launch
-from mla_edu.kernels.offline import _read_cubin
+from mla_edu.kernels.offline import read_cubin
+from mla_edu.kernels.problems import random_problem
+from mla_edu.kernels.tiles import GPU
 
-CASES = [(16, 1, 1024, 1, "bf16"), (128, 2, 128, 140, "bf16"), (16, 1, 128, 140, "fp8"), (128, 1, 1024, 1, "fp8")]
+# heads, new tokens, lengths, dtype
+CASES = [(16, 1, [1024], "bf16"), (128, 2, [70] * 140, "bf16"), (16, 1, [70] * 140, "fp8_mla")]
+CASES += [(128, 1, [1024], "fp8_mla")]
 
 
 class Driver:
@@ -34,17 +35,16 @@ def main():
 
     def compile_only(kernel, *arguments, grid, warmup, **options):
         compiled = run(kernel, *arguments, grid=grid, warmup=True, **options)
-        _, spilled, _ = _read_cubin(compiled.asm["cubin"])
-        launched.append([kernel.fn.__name__, list(grid), spilled, compiled.metadata.shared])
+        registers, spilled, _ = read_cubin(compiled.asm["cubin"])
+        launched.append([kernel.fn.__name__, list(grid), registers, spilled, compiled.metadata.shared])
         return compiled
 
     JITFunction.run = compile_only
     driver.set_active(Driver())
-    launch.device_limits = lambda device: ("sm_90", 232_448, 132)
+    launch.describe_gpu = lambda device: GPU("sm_90", 232_448, 132)
     found = []
-    for heads, s_q, context, batch, dtype in CASES:
-        case = Case(heads=heads, s_q=s_q, context=context, batch=batch, dtype=dtype)
-        (problem,) = make_problems(case, torch.device("cpu"), 1)
+    for heads, s_q, lengths, dtype in CASES:
+        problem = random_problem(lengths, num_heads=heads, s_q=s_q, dtype=dtype)
         out, lse = launch.decode(*problem.tensors, **problem.options)
         found.append([launched[:], [str(out.dtype), list(out.shape), list(lse.shape)]])
         launched.clear()

@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 
-from mla_edu import MLAConfig, MultiHeadLatentAttention
-from mla_edu.cache import PagedLatentCache
+from mla_edu import MLAConfig
+from mla_edu.cache import PagedLatentCache, PageTable
 from mla_edu.kernels import api, mla_decode, reference
 from mla_edu.kernels.problems import check_answer, random_problem
-from mla_edu.testing import randomize, relative_error
+from mla_edu.testing import poison, relative_error
 
-PROBLEM = random_problem([20, 33], num_heads=3, dtype=torch.float32, kv_lora_rank=32, qk_rope_head_dim=8, page_size=16)
-FP8 = random_problem([20, 33], fp8=True, kv_lora_rank=128, page_size=16)
+PROBLEM = random_problem([20, 33], num_heads=3, dtype="fp32", kv_lora_rank=32, qk_rope_head_dim=8, page_size=16)
+FP8 = random_problem([20, 33], dtype="fp8_mla", kv_lora_rank=128, page_size=16)
 
 
 def call(problem=PROBLEM, **changed):
@@ -26,21 +26,31 @@ def call(problem=PROBLEM, **changed):
 @pytest.mark.parametrize("fp8", [False, True])
 def test_reference_is_softmax_attention_over_the_gathered_rows(s_q, fp8):
     """Against PyTorch's own attention, on rows that a paged cache gathers."""
-    config = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
+    config = MLAConfig(
+        hidden_size=24,
+        num_attention_heads=3,
+        q_lora_rank=None,
+        kv_lora_rank=128,
+        qk_nope_head_dim=5,
+        qk_rope_head_dim=6,
+        v_head_dim=9,
+    )
     dtype = torch.uint8 if fp8 else torch.float32
-    cache = PagedLatentCache(config, num_pages=9, page_size=4, max_sequences=2, dtype=dtype)
-    cache.pages.fill_(0xFF if fp8 else float("nan"))
+    table = PageTable(num_pages=9, page_size=4, batch_size=2)
+    cache = PagedLatentCache(config, table, dtype)
+    poison(cache)
     generator = torch.Generator().manual_seed(0)
     for sequence, length in ((0, 5), (1, 11)):
         rows = torch.randn(1, length, 134, generator=generator).to(torch.bfloat16 if fp8 else dtype)
-        cache.append(rows[..., :128], rows[..., 128:], [sequence])
+        with cache.step(length, [sequence]):
+            cache.append(rows[..., :128], rows[..., 128:])
     q = torch.randn(2, s_q, 3, 134, generator=generator).to(torch.bfloat16 if fp8 else dtype)
     out, lse = mla_decode(
-        q, cache.pages, cache.block_table, cache.seq_lens, kv_lora_rank=128, sm_scale=0.3, backend="reference",
+        q, cache.pages, table.block_table, table.seq_lens, kv_lora_rank=128, sm_scale=0.3, backend="reference",
         return_lse=True,
     )  # fmt: skip
-    for sequence in (0, 1):
-        rows = cache.gather(sequence).float()
+    for sequence, (_, read) in enumerate(cache.read()):
+        rows = read[0].float()
         mask = torch.ones(s_q, len(rows), dtype=torch.bool).tril(len(rows) - s_q)
         queries = q[sequence].float().transpose(0, 1)  # [heads, s_q, row]
         keys, values = rows.expand(3, -1, -1), rows[:, :128].expand(3, -1, -1)
@@ -51,41 +61,12 @@ def test_reference_is_softmax_attention_over_the_gathered_rows(s_q, fp8):
         assert relative_error(lse[sequence], scores.logsumexp(-1)) < 1e-5
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
-@pytest.mark.parametrize("s_q", [1, 3])
-def test_a_layer_that_decodes_through_pages_equals_its_full_pass(s_q, backend):
-    """The absorbed layer, written out around ``mla_decode``, at every position of two sequences."""
-    if backend == "triton":
-        pytest.importorskip("triton")
-        if torch.cuda.is_available():
-            pytest.skip("Triton does not interpret here")
-    config = MLAConfig(24, 3, q_lora_rank=None, kv_lora_rank=20, qk_nope_head_dim=5, qk_rope_head_dim=6, v_head_dim=9)
-    layer = randomize(MultiHeadLatentAttention(config))
-    x = torch.randn(2, 12, 24, generator=torch.Generator().manual_seed(1))
-    cache = PagedLatentCache(config, num_pages=8, page_size=4, max_sequences=2, dtype=torch.float32)
-    cache.pages.fill_(float("nan"))
-    w_uk, w_uv = layer.kv_b_proj.weight.unflatten(0, (3, -1)).split((5, 9), dim=1)
-    steps = []
-    with torch.no_grad():
-        for start in range(0, 12, s_q):
-            positions = torch.arange(start, start + s_q)
-            q_nope, q_pe = layer._queries(x[:, start : start + s_q], positions)
-            cache.append(*layer._latents(x[:, start : start + s_q], positions))
-            q = torch.cat((torch.einsum("bshn,hnc->bshc", q_nope, w_uk), q_pe), dim=-1)
-            latent = mla_decode(
-                q, cache.pages, cache.block_table, cache.seq_lens, kv_lora_rank=20, sm_scale=layer.sm_scale,
-                backend=backend, num_splits=2,
-            )  # fmt: skip
-            steps.append(layer.o_proj(torch.einsum("bshc,hvc->bshv", latent, w_uv).flatten(2)))
-        expected = layer(x, mode="expanded")
-    assert relative_error(torch.cat(steps, dim=1), expected) < 2e-6
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_sees_no_key_gives_zero_and_minus_infinity(dtype):
     """An empty sequence, and the first of three new tokens where there are only two: the specification itself."""
-    problem = random_problem([0, 2], s_q=3, dtype=dtype, kv_lora_rank=16, qk_rope_head_dim=8)
-    out, lse = reference.decode(*problem.tensors, **problem.options)
+    problem = random_problem([0, 2], s_q=3, dtype="fp32", kv_lora_rank=16, qk_rope_head_dim=8)
+    q, kv_cache, block_table, seq_lens = problem.tensors
+    out, lse = reference.decode(q.to(dtype), kv_cache.to(dtype), block_table, seq_lens, **problem.options)
     assert (out[0] == 0).all() and (lse[0] == float("-inf")).all()
     assert (out[1, 0] == 0).all() and (lse[1, :, 0] == float("-inf")).all()
     assert (out[1, 1:] != 0).all() and lse[1, :, 1:].isfinite().all()
@@ -97,8 +78,14 @@ def test_without_return_lse_the_result_alone_comes_back():
     check_answer(call(return_lse=True), PROBLEM.expected())
 
 
-def test_no_gradient_flows():
-    assert not call(q=PROBLEM.q.clone().requires_grad_()).requires_grad
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_no_gradient_flows(backend):
+    if backend == "triton":
+        pytest.importorskip("triton")
+        if torch.cuda.is_available():
+            pytest.skip("Triton does not interpret here")
+    out, lse = call(q=PROBLEM.q.clone().requires_grad_(), backend=backend, return_lse=True)
+    assert not out.requires_grad and not lse.requires_grad
 
 
 def test_the_default_on_a_cpu_is_the_reference(monkeypatch):
@@ -122,7 +109,12 @@ def with_entry(value):
     [
         ({"q": [1.0]}, TypeError, "q is a list; expected a torch.Tensor"),
         ({"q": PROBLEM.q[0]}, ValueError, r"q has shape \[1, 3, 40\]; expected 4 dimensions"),
-        ({"q": PROBLEM.q.double()}, TypeError, "q is torch.float64; expected torch.bfloat16, torch.float16 or"),
+        ({"q": PROBLEM.q.int()}, TypeError, "q is torch.int32; expected torch.bfloat16, torch.float16, torch.float32"),
+        (
+            {"q": PROBLEM.q.double(), "kv_cache": PROBLEM.kv_cache.double(), "backend": "triton"},
+            TypeError,
+            "q is torch.float64; expected backend='reference' with it",
+        ),
         ({"q": PROBLEM.q.half()}, TypeError, "kv_cache is torch.float32; expected torch.float16, as q, or torch.uint8"),
         ({"q": PROBLEM.q[:, :, :0]}, ValueError, r"q has shape \[2, 1, 0, 40\]; expected at least one token and one"),
         ({"q": PROBLEM.q[..., :39]}, ValueError, "kv_cache has rows of 40; expected 39"),
@@ -165,7 +157,7 @@ def test_bad_fp8_caches_are_named():
 
 def test_what_no_tile_holds_fails_on_triton_and_not_on_the_reference():
     pytest.importorskip("triton")
-    wide = random_problem([5], kv_lora_rank=600, dtype=torch.float32)
+    wide = random_problem([5], kv_lora_rank=600, dtype="fp32")
     check_answer(call(wide, return_lse=True), wide.expected())
     with pytest.raises(ValueError, match="kv_lora_rank is 600; expected at most 512"):
         call(wide, backend="triton")
@@ -175,7 +167,7 @@ def run(code, **environment):
     lines = (
         "import torch\nfrom mla_edu.kernels.problems import random_problem\nfrom mla_edu.kernels import mla_decode\n"
     )
-    lines += "p = random_problem([5], dtype=torch.float32, kv_lora_rank=16)\n"
+    lines += "p = random_problem([5], dtype='fp32', kv_lora_rank=16)\n"
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
     return subprocess.run([sys.executable, "-c", lines + code], capture_output=True, text=True, env=kept)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mla_edu.kernels import mla_decode
 from mla_edu.kernels.problems import check_answer, random_problem
-from mla_edu.kernels.tiles import CHUNKED, FP8, FP32, WHOLE, Tiles
+from mla_edu.kernels.tiles import CHUNKED, FP8, FP32, GPU, WHOLE, Tiles
 
 launch = pytest.importorskip("mla_edu.kernels.launch")
 DEVICE = "cpu" if launch.INTERPRETED else "cuda"
@@ -21,14 +21,14 @@ CASES = {
     "one head, one token": {"seq_lens": [1], "num_heads": 1},
     "lengths from zero": {"seq_lens": [0, 1, 63, 64, 65, 200], "num_heads": 3},
     "no sequence has a token": {"seq_lens": [0, 0], "num_heads": 9, "s_q": 2},
-    "9 heads in fp32": {"seq_lens": [100, 37], "num_heads": 9, "dtype": torch.float32},
-    "16 heads, pages of 16": {"seq_lens": [111, 17], "num_heads": 16, "page_size": 16, "dtype": torch.float16},
+    "9 heads in fp32": {"seq_lens": [100, 37], "num_heads": 9, "dtype": "fp32"},
+    "16 heads, pages of 16": {"seq_lens": [111, 17], "num_heads": 16, "page_size": 16, "dtype": "fp16"},
     "63 heads": {"seq_lens": [140], "num_heads": 63},
-    "126 heads, pages of 128": {"seq_lens": [20, 140], "num_heads": 126, "page_size": 128, "dtype": torch.float16},
+    "126 heads, pages of 128": {"seq_lens": [20, 140], "num_heads": 126, "page_size": 128, "dtype": "fp16"},
     "128 heads": {"seq_lens": [129], "num_heads": 128, "kv_lora_rank": 128, "qk_rope_head_dim": 32},
     "two tokens": {"seq_lens": [140, 2, 65], "num_heads": 9, "s_q": 2},
-    "four tokens, fp16": {"seq_lens": [20, 140], "num_heads": 16, "s_q": 4, "dtype": torch.float16},
-    "eight tokens, fp32": {"seq_lens": [111], "num_heads": 5, "s_q": 8, "dtype": torch.float32, "kv_lora_rank": 256},
+    "four tokens, fp16": {"seq_lens": [20, 140], "num_heads": 16, "s_q": 4, "dtype": "fp16"},
+    "eight tokens, fp32": {"seq_lens": [111], "num_heads": 5, "s_q": 8, "dtype": "fp32", "kv_lora_rank": 256},
     "four tokens that all see all": {"seq_lens": [20, 140], "num_heads": 3, "s_q": 4, "causal": False},
     "more new tokens than tokens": {"seq_lens": [1, 3, 0], "num_heads": 3, "s_q": 4},
     "views of wider tensors": {"seq_lens": [70, 133], "num_heads": 9, "s_q": 2, "strided": True},
@@ -41,13 +41,19 @@ CASES = {
         "page_size": 48,
     },
     "no rotary part": {"seq_lens": [77, 31], "num_heads": 7, "kv_lora_rank": 320, "qk_rope_head_dim": 0},
-    "fp8": {"seq_lens": [140, 0, 65], "num_heads": 16, "fp8": True},
-    "fp8, four tokens": {"seq_lens": [111, 20], "num_heads": 9, "s_q": 4, "fp8": True, "page_size": 16},
-    "fp8, narrow, views": {"seq_lens": [70, 20], "num_heads": 3, "fp8": True, "kv_lora_rank": 128, "strided": True},
+    "fp8": {"seq_lens": [140, 0, 65], "num_heads": 16, "dtype": "fp8_mla"},
+    "fp8, four tokens": {"seq_lens": [111, 20], "num_heads": 9, "s_q": 4, "dtype": "fp8_mla", "page_size": 16},
+    "fp8, narrow, views": {
+        "seq_lens": [70, 20],
+        "num_heads": 3,
+        "dtype": "fp8_mla",
+        "kv_lora_rank": 128,
+        "strided": True,
+    },
     "fp8, three groups, no rotary part": {
         "seq_lens": [70],
         "num_heads": 3,
-        "fp8": True,
+        "dtype": "fp8_mla",
         "kv_lora_rank": 384,
         "qk_rope_head_dim": 0,
     },
@@ -64,18 +70,17 @@ def test_kernel_meets_the_specification(case, num_splits):
 
 
 def every_tile() -> list[tuple[str, Tiles]]:
-    kinds = {"16 bit": [*WHOLE.values(), *CHUNKED.values()], "fp8": FP8.values(), "fp32": [FP32]}
-    found = {(kind, tiles) for kind, lists in kinds.items() for each in lists for tiles in each}
+    kinds = {"bf16": [*WHOLE.values(), *CHUNKED.values()], "fp8_mla": FP8.values(), "fp32": [FP32]}
+    found = {(dtype, tiles) for dtype, lists in kinds.items() for each in lists for tiles in each}
     # Warps and stages mean nothing to the interpreter.
-    shapes = {(kind, tiles.block_h, tiles.block_n, tiles.chunked): tiles for kind, tiles in sorted(found, key=str)}
-    return [(kind, tiles) for (kind, *_), tiles in shapes.items()]
+    shapes = {(dtype, tiles.block_h, tiles.block_n, tiles.num_chunks): tiles for dtype, tiles in sorted(found, key=str)}
+    return [(dtype, tiles) for (dtype, *_), tiles in shapes.items()]
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="not every tile fits every GPU")
-@pytest.mark.parametrize(("kind", "tiles"), every_tile(), ids=str)
-def test_every_tile_of_every_gpu_meets_the_specification(kind, tiles):
-    dtype = {"16 bit": torch.bfloat16, "fp8": torch.bfloat16, "fp32": torch.float32}[kind]
-    problem = random_problem([70, 0, 33], num_heads=35, s_q=2, dtype=dtype, fp8=kind == "fp8")
+@pytest.mark.parametrize(("dtype", "tiles"), every_tile(), ids=str)
+def test_every_tile_of_every_gpu_meets_the_specification(dtype, tiles):
+    problem = random_problem([70, 0, 33], num_heads=35, s_q=2, dtype=dtype)
     for num_splits in (1, 2):
         answer = launch.decode(*problem.tensors, **problem.options, num_splits=num_splits, tiles=tiles)
         check_answer(answer, problem.expected())
@@ -91,7 +96,7 @@ def test_every_tile_of_every_gpu_meets_the_specification(kind, tiles):
     page_size=st.integers(1, 70),
     causal=st.booleans(),
     num_splits=st.none() | st.integers(1, 7),
-    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    dtype=st.sampled_from(["bf16", "fp16", "fp32"]),
     seed=st.integers(0, 99),
 )
 def test_any_shape_meets_the_specification(num_splits, rank, rope, **shape):
@@ -118,7 +123,7 @@ def test_with_fixed_splits_a_sequence_does_not_depend_on_its_batch(num_splits):
 
 
 def test_more_splits_than_tokens_change_nothing_but_rounding():
-    problem = random_problem([5, 100], dtype=torch.float32, kv_lora_rank=64, device=DEVICE)
+    problem = random_problem([5, 100], dtype="fp32", kv_lora_rank=64, device=DEVICE)
     for num_splits in (2, 50):
         answer = mla_decode(
             *problem.tensors, **problem.options, num_splits=num_splits, backend="triton", return_lse=True
@@ -128,7 +133,7 @@ def test_more_splits_than_tokens_change_nothing_but_rounding():
 
 def test_splits_cut_sequences_when_they_are_chosen_for_a_gpu(monkeypatch):
     """What a GPU of 132 multiprocessors would do; short sequences of a long table are then written by stage 1."""
-    monkeypatch.setattr(launch, "device_limits", lambda device: ("sm_90", 232_448, 132))
+    monkeypatch.setattr(launch, "describe_gpu", lambda device: GPU("sm_90", 232_448, 132))
     shapes = []
     new_empty = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda q, *s, **o: shapes.append(s) or new_empty(q, *s, **o))
@@ -145,7 +150,7 @@ def test_an_empty_batch_is_an_empty_answer():
 
 
 def test_scores_far_apart_stay_finite():
-    problem = random_problem([130], num_heads=3, dtype=torch.float32, kv_lora_rank=64, device=DEVICE)
+    problem = random_problem([130], num_heads=3, dtype="fp32", kv_lora_rank=64, device=DEVICE)
     problem = dataclasses.replace(problem, sm_scale=3000.0)
     for num_splits in (1, 3):
         answer = mla_decode(
@@ -159,12 +164,12 @@ def test_pages_past_2_to_the_31_numbers_are_found(monkeypatch):
     """The pool is 4 GiB of addresses, of which only the last pages are ever touched."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     monkeypatch.setattr(interpreter.GridExecutor, "_restore_args_dev", lambda *args: None)  # it copies all onto itself
-    problem = random_problem([70, 33], dtype=torch.float16)
+    problem = random_problem([70, 33], dtype="fp16")
     q, pages, table, lens = problem.tensors
     first = 2**31 // pages[0].numel() + 1
     pool = torch.empty(first + len(pages), *pages.shape[1:], dtype=torch.float16)
     pool[first:] = pages
     table = torch.where(table < len(pages), table + first, table)
-    for tiles in (Tiles(16, 64, 8, 2), Tiles(16, 32, 8, 2, True)):
+    for tiles in (Tiles(16, 64, 8, 2), Tiles(16, 32, 8, 2, 4)):
         answer = launch.decode(q, pool, table, lens, **problem.options, num_splits=1, tiles=tiles)
         check_answer(answer, problem.expected())

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(launch.INTERPRETED or not torch.cuda.is_availabl
 
 
 def test_pages_past_2_to_the_31_numbers_are_found():
-    problem = random_problem([130, 77], num_heads=16, dtype=torch.float16, device="cuda")
+    problem = random_problem([130, 77], num_heads=16, dtype="fp16", device="cuda")
     num_pages, page_size, width = problem.kv_cache.shape
     first = 2**31 // (page_size * width) + 1
     if torch.cuda.mem_get_info()[0] < 2.5 * (first + num_pages) * page_size * width:
@@ -28,7 +28,7 @@ def test_pages_past_2_to_the_31_numbers_are_found():
 
 @pytest.mark.parametrize("num_splits", [None, 4])
 def test_a_captured_graph_stays_right_as_lengths_grow(num_splits):
-    problem = random_problem([500, 430], num_heads=16, s_q=2, dtype=torch.float16, device="cuda")
+    problem = random_problem([500, 430], num_heads=16, s_q=2, dtype="fp16", device="cuda")
     lens = problem.seq_lens.clone()
 
     def step():
@@ -49,7 +49,7 @@ def test_a_captured_graph_stays_right_as_lengths_grow(num_splits):
 
 
 def test_what_lies_on_the_gpu_is_checked_when_asked():
-    problem = random_problem([5], num_heads=3, dtype=torch.float16, device="cuda")
+    problem = random_problem([5], num_heads=3, dtype="fp16", device="cuda")
     q, kv_cache, table, lens = problem.tensors
     with pytest.raises(ValueError, match=r"seq_lens\[0\] is 1005; expected 0 to 192"):
         mla_decode(q, kv_cache, table, lens + 1000, **problem.options, validate=True)

@@ -1,7 +1,6 @@
 """The traffic ledger: exact bytes, so that a reader can trust what it says about each version of a kernel."""
 
 import pytest
-import torch
 
 from mla_edu.kernels.ledger import ideal_bytes, traffic
 from mla_edu.kernels.problems import random_problem
@@ -19,11 +18,11 @@ def count(problem, **options):
     return ledger
 
 
-@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("num_chunks", [1, 4])
 @pytest.mark.parametrize(("num_heads", "times"), [(16, 1), (17, 2), (48, 3)])
-def test_a_block_of_rows_loads_each_cached_row_once_as_key_and_value(num_heads, times, chunked):
-    problem = random_problem([70, 33], num_heads=num_heads, dtype=torch.float32)
-    ledger = count(problem, num_splits=1, tiles=Tiles(16, 32, 4, 2, chunked))
+def test_a_block_of_rows_loads_each_cached_row_once_as_key_and_value(num_heads, times, num_chunks):
+    problem = random_problem([70, 33], num_heads=num_heads, dtype="fp32")
+    ledger = count(problem, num_splits=1, tiles=Tiles(16, 32, 4, 2, num_chunks))
     ideal = ideal_bytes(problem.q, problem.kv_cache, problem.seq_lens, 512)
     assert ideal["kv_cache"] == 103 * ROW * FP32
     assert ledger.loaded["kv_cache"] == times * ideal["kv_cache"]
@@ -33,12 +32,12 @@ def test_a_block_of_rows_loads_each_cached_row_once_as_key_and_value(num_heads, 
 
 
 def test_the_fp8_cache_moves_656_bytes_a_token():
-    problem = random_problem([70, 33], num_heads=16, fp8=True)
+    problem = random_problem([70, 33], num_heads=16, dtype="fp8_mla")
     assert count(problem, num_splits=1).loaded["kv_cache"] == 103 * 656
 
 
 def test_partial_results_are_stored_and_loaded_in_fp32():
-    problem = random_problem([128, 64], num_heads=3, dtype=torch.float32)
+    problem = random_problem([128, 64], num_heads=3, dtype="fp32")
     one, two = (count(problem, num_splits=splits, tiles=Tiles(16, 64, 8, 2)) for splits in (1, 2))
     partial = 2 * 3 * (512 + 1) * FP32  # two splits of the first sequence; the second has one tile, hence one split
     assert two.stored["other"] - one.stored["other"] == partial

@@ -1,10 +1,15 @@
-"""The compile gate: what ``mla_decode`` would run on each GPU compiles, fits, and uses the tensor cores."""
+"""The compile gate: what ``mla_decode`` would run on each GPU compiles, fits, and uses the tensor cores.
 
+And it compiles no worse than the two kernels that stood in its place, whole and chunked: ``two_kernels.json``.
+"""
+
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from mla_edu.kernels.offline import ARCHITECTURES, MULTIPROCESSOR, compile_report, compile_reports
+from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_report, compile_reports
 from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, matrix_unit, programs_per_multiprocessor, shared_bytes
 
 pytest.importorskip("triton")
@@ -14,24 +19,30 @@ MORE = [
     ("sm_90", "bf16", 32, 1),
     ("sm_100", "bf16", 32, 1),
     ("sm_80", "bf16", 32, 1),
-    ("sm_90", "fp8", 128, 1),
-    ("sm_90", "fp8", 16, 1),
-    ("sm_86", "fp8", 16, 1),
+    ("sm_90", "fp8_mla", 128, 1),
+    ("sm_90", "fp8_mla", 16, 1),
+    ("sm_90", "fp8_mla", 16, 4),
+    ("sm_100", "fp8_mla", 128, 1),
+    ("gfx942", "fp8_mla", 16, 1),
+    ("sm_86", "fp8_mla", 16, 1),
+    ("sm_86", "fp32", 16, 1),
 ]
-MORE += [("sm_86", "fp32", 16, 1)]
+CASES = pytest.mark.parametrize("case", GATE + MORE, ids=lambda case: "-".join(map(str, case)))
+TABLE = json.loads(Path(__file__).with_name("two_kernels.json").read_text(encoding="utf-8"))
+BEFORE = {tuple(row[:4]): dict(zip(TABLE["columns"][4:], row[4:], strict=True)) for row in TABLE["rows"]}
 INSTRUCTIONS = {"fma": None, "mma": "HMMA", "wgmma": "HGMMA", "tcgen05": "UTCHMMA", "mfma": "MFMA"}
 
 
 @pytest.fixture(scope="module")
 def reports():
-    requests = GATE + MORE
-    return dict(zip(requests, compile_reports(requests), strict=True))
+    cases = GATE + MORE
+    return dict(zip(cases, compile_reports([Request(*case) for case in cases]), strict=True))
 
 
-@pytest.mark.parametrize("request_", GATE + MORE, ids=lambda request: "-".join(map(str, request)))
-def test_kernel_compiles_fits_and_uses_the_matrix_units(reports, request_):
-    report, (arch, dtype, num_heads, s_q) = reports[request_], request_
-    assert (report.arch, report.dtype, report.num_heads, report.s_q) == request_
+@CASES
+def test_kernel_compiles_fits_and_uses_the_matrix_units(reports, case):
+    report, (arch, dtype, num_heads, s_q) = reports[case], case
+    assert (report.arch, report.dtype, report.num_heads, report.s_q) == case
     assert report.spill_bytes == 0
     assert report.shared_bytes <= SHARED_LIMIT[arch]
     assert report.tensor_memory <= 512
@@ -45,21 +56,27 @@ def test_kernel_compiles_fits_and_uses_the_matrix_units(reports, request_):
     assert set(report.tensor_core_instructions) == expected
 
 
-@pytest.mark.parametrize("request_", GATE + MORE, ids=lambda request: "-".join(map(str, request)))
-def test_shared_memory_is_foreseen(reports, request_):
+@CASES
+def test_no_case_compiles_worse_than_the_two_kernels_did(reports, case):
+    report, before = reports[case], BEFORE[case]
+    assert report.spill_bytes <= before["spill_bytes"]
+    assert report.shared_bytes <= before["shared_bytes"]
+    assert report.programs >= before["programs"]
+
+
+@CASES
+def test_shared_memory_is_foreseen(reports, case):
     """Else a tile is chosen that the GPU then refuses."""
-    report, (arch, dtype, *_) = reports[request_], request_
+    report, (arch, dtype, *_) = reports[case], case
     assert report.shared_bytes <= shared_bytes(report.tiles, matrix_unit(arch), 512, 64, dtype)
 
 
-@pytest.mark.parametrize("request_", GATE + MORE, ids=lambda request: "-".join(map(str, request)))
-def test_programs_that_fit_at_a_time_are_foreseen(reports, request_):
+@CASES
+def test_programs_that_fit_at_a_time_are_foreseen(reports, case):
     """Else sequences are cut into splits for places that are not there."""
-    report, (arch, dtype, *_) = reports[request_], request_
-    _, warps = MULTIPROCESSOR[arch]
-    fit = round(report.occupancy * warps / report.tiles.num_warps)
+    report, (arch, dtype, *_) = reports[case], case
     foreseen = programs_per_multiprocessor(report.tiles, matrix_unit(arch), 512, 64, dtype, SHARED_LIMIT[arch])
-    assert foreseen == fit
+    assert report.programs == foreseen
 
 
 def test_another_tile_can_be_tried():
@@ -73,6 +90,8 @@ def test_another_tile_can_be_tried():
     [
         (("sm_70",), "arch is 'sm_70'; expected sm_75, sm_80"),
         (("sm_90", "bf16", 0), "num_heads is 0; expected at least 1"),
+        (("sm_90", "fp8"), "dtype is 'fp8'; expected bf16, fp16, fp32, fp8_mla"),
+        (("sm_90", "bf16", 16, 1, 0), "page_size is 0; expected at least 1"),
         (("sm_75", "fp32"), "in fp32 need 75776 bytes of shared memory; expected at most the 65536 of sm_75"),
         (("sm_90", "int4"), "dtype is 'int4'"),
     ],
@@ -88,7 +107,6 @@ def test_a_missing_triton_names_what_to_install(monkeypatch):
         compile_report("sm_90")
 
 
-def test_what_the_compiler_says_is_handed_on(monkeypatch):
-    monkeypatch.setattr("mla_edu.kernels.offline._plan", lambda *request: (*request[:-1], "no tiles"))
-    with pytest.raises(RuntimeError, match="(?s)compiling failed:.*AttributeError"):
-        compile_report("sm_90")
+def test_what_the_compiler_says_is_handed_on():
+    with pytest.raises(RuntimeError, match="(?s)compiling failed:.*power of 2"):
+        compile_report("sm_90", tiles=Tiles(16, 24, 4, 2))

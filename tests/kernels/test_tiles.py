@@ -4,12 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, choose_num_splits, choose_tiles, matrix_unit, shared_bytes
+from mla_edu.kernels.tiles import (
+    GPU,
+    SHARED_LIMIT,
+    Shape,
+    Tiles,
+    choose_num_splits,
+    choose_tiles,
+    make_plan,
+    matrix_unit,
+    shared_bytes,
+)
 
 V3 = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8", "fp32"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8_mla", "fp32"])
 @pytest.mark.parametrize("num_rows", [1, 16, 17, 64, 1024])
 @pytest.mark.parametrize("arch", SHARED_LIMIT)
 def test_every_gpu_has_a_tile_for_deepseek_v3_that_fits(arch, num_rows, dtype):
@@ -20,7 +30,7 @@ def test_every_gpu_has_a_tile_for_deepseek_v3_that_fits(arch, num_rows, dtype):
     tiles = choose_tiles(arch, num_rows=num_rows, dtype=dtype, **V3)
     assert shared_bytes(tiles, matrix_unit(arch), 512, 64, dtype) <= SHARED_LIMIT[arch]
     assert num_rows > 16 or tiles.block_h == 16
-    assert tiles.chunked or arch != "sm_75"
+    assert tiles.num_chunks == 4 or arch != "sm_75"
 
 
 @pytest.mark.parametrize(
@@ -32,9 +42,9 @@ def test_every_gpu_has_a_tile_for_deepseek_v3_that_fits(arch, num_rows, dtype):
         ("sm_90", 512, Tiles(64, 64, 8, 2)),
         ("sm_100", 128, Tiles(64, 32, 8, 2)),
         ("sm_103", 128, Tiles(16, 64, 8, 2)),  # not in the table: the memory of the smallest
-        ("sm_80", 128, Tiles(64, 32, 8, 2, True)),
+        ("sm_80", 128, Tiles(64, 32, 8, 2, 4)),
         ("sm_86", 128, Tiles(32, 32, 8, 2)),
-        ("sm_75", 128, Tiles(16, 16, 8, 1, True)),
+        ("sm_75", 128, Tiles(16, 16, 8, 1, 4)),
     ],
 )
 def test_rows_and_memory_decide(arch, num_rows, expected):
@@ -52,7 +62,8 @@ def test_less_memory_means_smaller_tiles():
     [
         ({"arch": "sm_70"}, "arch is 'sm_70'; expected sm_75, sm_80,"),
         ({"arch": "h100"}, "arch is 'h100'; expected sm_75"),
-        ({"dtype": "int8"}, "dtype is 'int8'; expected bf16, fp16, fp32, fp8"),
+        ({"dtype": "fp8"}, "dtype is 'fp8'; expected bf16"),
+        ({"dtype": "int8"}, "dtype is 'int8'; expected bf16, fp16, fp32, fp8_mla"),
         ({"kv_lora_rank": 513}, "kv_lora_rank is 513; expected at most 512"),
         ({"qk_rope_head_dim": 128}, "the rotary part is 128 wide; expected at most 64"),
         ({"shared_limit": 49_152}, "need 94208 bytes of shared memory; expected at most the 49152 of sm_90"),
@@ -77,3 +88,33 @@ def test_splits_fill_the_gpu_and_no_more(num_programs, max_len, num_slots):
 )
 def test_splits_of_some_batches_on_132_multiprocessors(num_programs, max_len, expected):
     assert choose_num_splits(num_programs, max_len, 132) == expected
+
+
+H200 = GPU("sm_90", 232_448, 132)
+
+
+def a_plan(gpu=H200, num_splits=None, tiles=None, **changed):
+    shape = {"batch": 1, "s_q": 1, "num_heads": 16, "dtype": "bf16", "max_len": 65_536, **V3} | changed
+    return make_plan(Shape(**shape), gpu, num_splits, tiles)
+
+
+def test_two_programs_of_16_heads_are_asked_for_where_shared_memory_holds_them():
+    plan = a_plan()
+    assert (plan.programs, plan.max_registers) == (2, 128)  # 65 536 registers for twice 256 threads
+    assert plan.num_splits == choose_num_splits(1, 65_536, 2 * 132)
+    for other in (a_plan(num_heads=128), a_plan(dtype="fp8_mla"), a_plan(GPU("sm_86", 101_376, 84))):
+        assert (other.programs, other.max_registers) == (1, None)
+    assert a_plan(GPU("gfx942", 65_536, 304)).max_registers is None  # AMD's compiler has no such option
+
+
+def test_splits_that_are_asked_for_are_cut_at_tiles_and_those_that_are_chosen_at_128_tokens():
+    assert (a_plan().min_split, a_plan(num_splits=3).min_split) == (128, 64)
+    assert a_plan(num_splits=3).num_splits == 3
+    assert a_plan(tiles=Tiles(16, 32, 4, 2), num_splits=1).tiles == Tiles(16, 32, 4, 2)
+
+
+def test_a_plan_covers_all_rows_and_is_made_once():
+    plan = a_plan(num_heads=126, s_q=3)
+    assert plan.num_blocks == 6 and (plan.block_c, plan.block_r) == (512, 64)
+    assert plan is a_plan(num_heads=126, s_q=3)
+    assert a_plan(batch=0).num_splits >= 1

@@ -3,13 +3,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mla_edu.layers.gqa as gqa
+import mla_edu.cache.kv as kv
+import mla_edu.layers.rotary as rotary
 from mla_edu import GQAConfig, GroupedQueryAttention
 from mla_edu.cache import KVCache
-from mla_edu.testing import gqa_configs, poison, randomize, relative_error
+from mla_edu.ops.rope import rotate
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import gqa_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
-CONFIG = GQAConfig(36, 6, 2, 10)
+CONFIG = GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=10)
 
 
 def layer_and_tokens(config, seed=0, batch=2):
@@ -45,31 +48,27 @@ def top_left(num_queries, num_keys, **_):
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"),
+    ("module", "name", "broken"),
     [
-        ("causal_mask", top_left),
-        ("causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool)),
-        ("rotate", lambda x, positions, frequencies: gqa_rotate(x, positions - positions[0], frequencies)),
-        (
-            "rotate",
-            lambda x, positions, frequencies: gqa_rotate(x, positions + 1, frequencies) * len(positions),
-        ),
+        (kv, "causal_mask", top_left),
+        (kv, "causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool)),
+        (rotary, "rotate", lambda x, positions, *f, **o: rotate(x, positions - positions[:, :1], *f, **o)),
+        (rotary, "rotate", lambda x, positions, *f, **o: rotate(x, positions + 1, *f, **o) * positions.shape[1]),
     ],
     ids=["top-left mask", "no mask", "positions from zero", "scale by chunk"],
 )
-def test_the_decode_check_sees_a_broken_layer(monkeypatch, name, broken):
+def test_the_decode_check_sees_a_broken_layer(monkeypatch, module, name, broken):
     layer, hidden_states = layer_and_tokens(CONFIG)
     assert worst_position(layer, hidden_states) < 1e-12
-    monkeypatch.setattr(gqa, name, broken)
+    monkeypatch.setattr(module, name, broken)
     assert worst_position(layer, hidden_states) > 1e-3
-
-
-gqa_rotate = gqa.rotate
 
 
 def test_shared_heads_are_tied_multi_head_attention():
     layer, hidden_states = layer_and_tokens(CONFIG)
-    tied = GroupedQueryAttention(GQAConfig(36, 6, 6, 10), dtype=torch.float64)
+    tied = GroupedQueryAttention(
+        GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=6, head_dim=10), dtype=torch.float64
+    )
     weights = layer.state_dict()
     for name in ("k_proj.weight", "v_proj.weight"):
         weights[name] = weights[name].unflatten(0, (2, 10)).repeat_interleave(3, dim=0).flatten(0, 1)
@@ -79,11 +78,13 @@ def test_shared_heads_are_tied_multi_head_attention():
 
 def test_casting_the_layer_leaves_its_angles_exact():
     layer, _ = layer_and_tokens(CONFIG)
-    assert torch.equal(layer.bfloat16().frequencies, layer_and_tokens(CONFIG)[0].frequencies)
+    assert torch.equal(layer.bfloat16().rotary.frequencies, layer_and_tokens(CONFIG)[0].rotary.frequencies)
 
 
 def test_without_rotation_the_order_of_cached_tokens_is_invisible():
-    layer, hidden_states = layer_and_tokens(GQAConfig(36, 6, 2, 10, rope_theta=None))
+    layer, hidden_states = layer_and_tokens(
+        GQAConfig(hidden_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=10, rope_theta=None)
+    )
     shuffled = hidden_states[:, [*reversed(range(16)), 16]]
     assert relative_error(layer(shuffled)[:, -1], layer(hidden_states)[:, -1]) < 1e-12
 

@@ -2,18 +2,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+import mla_edu.cache.latent as latent_caches
 import mla_edu.layers.mla as mla
+import mla_edu.layers.rotary as rotary
+import mla_edu.ops.latent as ops_latent
 from mla_edu import MLAConfig, MultiHeadLatentAttention
 from mla_edu.cache import KVCache, LatentCache
 from mla_edu.config import GQAConfig
-from mla_edu.layers.mla import attention_macs
-from mla_edu.testing import MLA_YARN, mla_configs, poison, randomize, relative_error
+from mla_edu.ops.latent import latent_attention
+from mla_edu.ops.rope import rotate
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import MLA_YARN, mla_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
-CONFIG = MLAConfig(24, 3, **WIDTHS, rope_scaling=MLA_YARN[0])
+CONFIG = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_scaling=MLA_YARN[0])
 DEEPSEEK = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
-V3 = MLAConfig(7168, 128, q_lora_rank=1536, **DEEPSEEK)
 
 
 def layer_and_tokens(config, seed=0, batch=2):
@@ -48,19 +52,24 @@ def test_all_modes_agree_at_every_position_with_and_without_the_cache(config):
 
 
 def test_no_rotation_and_no_rotary_part_are_layers_too():
-    assert worst_position(*layer_and_tokens(MLAConfig(24, 3, **WIDTHS, rope_theta=None))) < 1e-12
-    assert worst_position(*layer_and_tokens(MLAConfig(24, 3, **WIDTHS | {"qk_rope_head_dim": 0}))) < 1e-12
-
-
-mla_rotate, mla_latent_attention = mla.rotate, mla.latent_attention
+    assert (
+        worst_position(*layer_and_tokens(MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_theta=None)))
+        < 1e-12
+    )
+    assert (
+        worst_position(
+            *layer_and_tokens(MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS | {"qk_rope_head_dim": 0}))
+        )
+        < 1e-12
+    )
 
 
 def from_zero(x, positions, frequencies, **options):
-    return mla_rotate(x, positions - positions[0], frequencies, **options)
+    return rotate(x, positions - positions[:, :1], frequencies, **options)
 
 
 def wrong_scale(q, rows, *, kv_lora_rank, sm_scale):
-    return mla_latent_attention(q, rows, kv_lora_rank=kv_lora_rank, sm_scale=rows.shape[-1] ** -0.5)
+    return latent_attention(q, rows, kv_lora_rank=kv_lora_rank, sm_scale=rows.shape[-1] ** -0.5)
 
 
 def top_left(queries, keys, **_):
@@ -68,19 +77,20 @@ def top_left(queries, keys, **_):
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"),
+    ("modules", "name", "broken"),
     [
-        ("causal_mask", top_left),
-        ("causal_mask", lambda queries, keys, **_: torch.ones(queries, keys, dtype=torch.bool)),
-        ("rotate", from_zero),
-        ("latent_attention", wrong_scale),
+        ((mla, ops_latent), "causal_mask", top_left),
+        ((mla, ops_latent), "causal_mask", lambda queries, keys, **_: torch.ones(queries, keys, dtype=torch.bool)),
+        ((rotary,), "rotate", from_zero),
+        ((mla, latent_caches), "latent_attention", wrong_scale),
     ],
     ids=["top-left mask", "no mask", "positions from zero", "scale of the latent's width"],
 )
-def test_the_agreement_check_sees_a_broken_layer(monkeypatch, name, broken):
+def test_the_agreement_check_sees_a_broken_layer(monkeypatch, modules, name, broken):
     layer, hidden_states = layer_and_tokens(CONFIG)
     assert worst_position(layer, hidden_states) < 1e-12
-    monkeypatch.setattr(mla, name, broken)
+    for module in modules:
+        monkeypatch.setattr(module, name, broken)
     assert worst_position(layer, hidden_states) > 1e-3
 
 
@@ -103,13 +113,15 @@ def test_what_is_cached_is_the_latent_after_its_norm_and_the_rotated_key():
     layer(hidden_states, cache)
     latent, key = layer.kv_a_proj_with_mqa(hidden_states).split((11, 6), dim=-1)
     assert relative_error(cache.c_kv, layer.kv_a_layernorm(latent)) < 1e-14
-    turned = mla_rotate(key[:, :, None], torch.arange(17), layer.frequencies, pairing="interleaved")[:, :, 0]
+    turned = rotate(key[:, :, None], torch.arange(17)[None], layer.rotary.frequencies, pairing="interleaved")[:, :, 0]
     assert relative_error(cache.k_pe, turned) < 1e-14
 
 
 @pytest.mark.parametrize("mode", ["expanded", "absorbed"])
 def test_bf16_costs_no_more_than_rounding_each_product(mode):
-    layer, hidden_states = layer_and_tokens(MLAConfig(256, 8, **DEEPSEEK, q_lora_rank=96))
+    layer, hidden_states = layer_and_tokens(
+        MLAConfig(hidden_size=256, num_attention_heads=8, **DEEPSEEK, q_lora_rank=96)
+    )
     layer, hidden_states = layer.bfloat16(), hidden_states.bfloat16()
     exact = MultiHeadLatentAttention(layer.config, dtype=torch.float64)
     exact.load_state_dict(layer.state_dict())
@@ -132,35 +144,18 @@ def test_gradients_reach_every_parameter():
 
 def test_casting_the_layer_leaves_its_angles_exact():
     layer, _ = layer_and_tokens(CONFIG)
-    assert torch.equal(layer.bfloat16().frequencies, layer_and_tokens(CONFIG)[0].frequencies)
+    assert torch.equal(layer.bfloat16().rotary.frequencies, layer_and_tokens(CONFIG)[0].rotary.frequencies)
 
 
 # Cost
 
 
-def test_few_new_tokens_are_cheaper_absorbed_and_many_expanded():
-    def crossover(num_keys):
-        cheaper = (s for s in range(1, 400) if min(c := attention_macs(V3, s, num_keys), key=c.get) == "expanded")
-        return next(cheaper)
-
-    assert crossover(10**7) == 171
-    assert crossover(2048) == 158  # 1 / (1 / 170.7 + 1 / 2048) = 157.5
-
-
-def test_costs_are_those_of_the_papers_widths():
-    # 1024 new tokens without a cache, and one over 1024.
-    assert attention_macs(V3, 1, 1024) == {
-        "expanded": 1024 * 512 * 256 + 1024 * 320,
-        "absorbed": 512 * 256 + 1024 * 1088,
-    }
-
-
 def test_auto_takes_the_cheaper_mode(monkeypatch):
     layer, hidden_states = layer_and_tokens(CONFIG)
     taken = []
-    for mode in ("expanded", "absorbed"):
-        method = getattr(layer, f"_{mode}")
-        monkeypatch.setattr(layer, f"_{mode}", lambda *a, m=mode, f=method: taken.append(m) or f(*a))
+    for mode, name in (("expanded", "_expanded"), ("absorbed", "absorb")):
+        method = getattr(layer, name)
+        monkeypatch.setattr(layer, name, lambda *a, m=mode, f=method: taken.append(m) or f(*a))
     cache = LatentCache(CONFIG, batch_size=2, max_seq_len=17, dtype=torch.float64)
     layer(hidden_states[:, :16], cache)
     layer(hidden_states[:, 16:], cache)
@@ -184,7 +179,11 @@ def prefilled():
         (torch.zeros(3, 24).double(), {}, r"shape \[3, 24\]; expected \[batch, seq, 24\]"),
         (torch.zeros(2, 1, 24), {}, "hidden_states is torch.float32; expected torch.float64"),
         (torch.zeros(1, 1, 24).double(), {}, "batch size is 1; expected 2"),
-        (torch.zeros(2, 6, 24).double(), {}, "6 new tokens after 2 cached ones; expected at most max_seq_len = 7"),
+        (
+            torch.zeros(2, 6, 24).double(),
+            {},
+            "6 new tokens after 2 cached ones of sequence 0; expected at most max_seq",
+        ),
         (torch.zeros(2, 1, 24).double(), {"mode": "fast"}, "mode is 'fast'; expected 'expanded', 'absorbed' or"),
     ],
 )
@@ -203,11 +202,19 @@ def test_what_does_not_fit_leaves_the_cache_as_it_was(hidden_states, options, me
         (LatentCache(CONFIG, 2, 7, torch.float32), ValueError, "torch.float64 on cpu; expected torch.float32 on cpu"),
         (LatentCache(CONFIG, 2, 7, torch.float64, "meta"), ValueError, "on cpu; expected torch.float64 on meta"),
         (
-            LatentCache(MLAConfig(24, 3, **WIDTHS | {"kv_lora_rank": 12}), 2, 7, torch.float64),
+            LatentCache(
+                MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS | {"kv_lora_rank": 12}), 2, 7, torch.float64
+            ),
             ValueError,
             r"c_kv has shape \[2, 1, 11\]; expected \[2, 1, 12\]",
         ),
-        (KVCache(GQAConfig(24, 3, 3, 6), 2, 7, torch.float64), TypeError, "cache is a KVCache; expected a LatentCache"),
+        (
+            KVCache(
+                GQAConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=3, head_dim=6), 2, 7, torch.float64
+            ),
+            TypeError,
+            "cache is a KVCache; expected a LatentCache or",
+        ),
     ],
     ids=["dtype", "device", "widths", "kind"],
 )

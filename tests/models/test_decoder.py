@@ -5,7 +5,7 @@ from mla_edu import GQAConfig
 from mla_edu.models.decoder import Decoder
 from mla_edu.testing import randomize, relative_error
 
-CONFIG = GQAConfig(24, 4, 2, 6)
+CONFIG = GQAConfig(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=6)
 
 
 @pytest.fixture
@@ -50,5 +50,9 @@ def test_seed_decides_the_weights():
 
 
 def test_weights_start_as_wide_as_their_inputs_ask():
-    weight = Decoder(GQAConfig(256, 4, 4, 64), num_layers=1).blocks[0].attention.q_proj.weight
+    weight = (
+        Decoder(GQAConfig(hidden_size=256, num_attention_heads=4, num_key_value_heads=4, head_dim=64), num_layers=1)
+        .blocks[0]
+        .attention.q_proj.weight
+    )
     assert abs(weight.std().item() * 256**0.5 - 1) < 0.05

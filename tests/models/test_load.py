@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MistralConfig, MistralModel
 
-import mla_edu.layers.gqa as gqa
+import mla_edu.cache.kv as kv
+import mla_edu.layers.rotary as rotary
 from mla_edu import GroupedQueryAttention
 from mla_edu.cache import KVCache
 from mla_edu.models.load import load_attention
-from mla_edu.testing import gqa_configs, poison, randomize, relative_error
+from mla_edu.ops.rope import rotate
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import gqa_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 
@@ -87,22 +90,19 @@ def test_mistral_layers_equal_transformers_with_and_without_a_window(tmp_path_fa
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"),
+    ("module", "name", "broken"),
     [
-        ("causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool).tril(k - q + 1)),
-        ("rope_magnitude", lambda scaling: 1.01),
-        ("rotate", lambda x, p, f: gqa_rotate(x, p, f, pairing="interleaved")),
-        ("rotate", lambda x, p, f: gqa_rotate(x, 2 * p, f)),
+        (kv, "causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool).tril(k - q + 1)),
+        (rotary, "rotate", lambda *args, **options: 1.01 * rotate(*args, **options)),
+        (rotary, "rotate", lambda x, p, f, pairing: rotate(x, p, f, pairing="interleaved")),
+        (rotary, "rotate", lambda x, p, f, pairing: rotate(x, 2 * p, f, pairing=pairing)),
     ],
     ids=["mask one off", "softmax scale", "pairing", "positions"],
 )
-def test_the_parity_check_sees_a_broken_layer(monkeypatch, llama, name, broken):
+def test_the_parity_check_sees_a_broken_layer(monkeypatch, llama, module, name, broken):
     assert worst_position(*llama) < 1e-5
-    monkeypatch.setattr(gqa, name, broken)
+    monkeypatch.setattr(module, name, broken)
     assert worst_position(*llama) > 1e-3
-
-
-gqa_rotate = gqa.rotate
 
 
 def test_shards_are_read_and_only_those_of_the_layer(tmp_path, llama):

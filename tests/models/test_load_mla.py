@@ -11,24 +11,19 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 import mla_edu.layers.mla as mla
+import mla_edu.layers.rotary as rotary
+import mla_edu.ops.latent as ops_latent
 from mla_edu import MLAConfig, config_from_hf
 from mla_edu.cache import LatentCache
+from mla_edu.hf.oracle import MLA_FAMILIES, family_attention, family_config, family_model
 from mla_edu.models.load import load_attention
-from mla_edu.testing import (
-    MLA_FAMILIES,
-    MLA_YARN,
-    family_attention,
-    family_config,
-    family_model,
-    mla_configs,
-    poison,
-    randomize,
-    relative_error,
-)
+from mla_edu.ops.rope import rotate
+from mla_edu.testing import poison, randomize, relative_error
+from strategies import MLA_YARN, mla_configs
 
 CHUNKS = (7, 1, 4, 1, 1, 3)
 WIDTHS = {"q_lora_rank": 7, "kv_lora_rank": 11, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
-SMALL = MLAConfig(24, 3, **WIDTHS, rope_scaling=MLA_YARN[0])
+SMALL = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_scaling=MLA_YARN[0])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +81,7 @@ def test_minicpm3_layers_with_longrope_equal_transformers(tmp_path, original, al
         "original_max_position_embeddings": original,
         "factor": 4.0,
     }
-    config = family_config("minicpm3", MLAConfig(24, 3, **WIDTHS, rope_scaling=scaling))
+    config = family_config("minicpm3", MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS, rope_scaling=scaling))
     model = family_model("minicpm3", config)
     model.save_pretrained(tmp_path)
     layer = load_attention(tmp_path, layer=2)
@@ -110,9 +105,6 @@ def folders(tmp_path_factory):
 
 
 # Every check fails when what it protects is broken
-
-
-mla_rotate = mla.rotate
 
 
 class Normless(nn.Module):
@@ -140,6 +132,13 @@ def plain_scale(layer):
     layer.sm_scale = layer.config.qk_head_dim**-0.5
 
 
+def set_pairing(pairing):
+    def change(layer):
+        layer.rotary.pairing = pairing
+
+    return change
+
+
 def set_option(**changes):
     def change(layer):
         layer.config = MLAConfig(**layer.config.model_dump() | changes)
@@ -155,8 +154,8 @@ def set_option(**changes):
         ("deepseek_v3", other_eps),
         ("deepseek_v3", skip_query_norm),
         ("deepseek_v3", plain_scale),
-        ("deepseek_v2", set_option(rope_interleave=False)),
-        ("minicpm3", set_option(rope_interleave=True)),
+        ("deepseek_v2", set_pairing("halves")),
+        ("minicpm3", set_pairing("interleaved")),
         ("mistral4", set_option(llama_4_scaling_beta=0.0)),
         ("longcat_flash", set_option(mla_scale_q_lora=False)),
         ("longcat_flash", set_option(mla_scale_kv_lora=False)),
@@ -171,21 +170,22 @@ def test_the_parity_check_sees_a_broken_layer(folders, family, break_it):
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"),
+    ("modules", "name", "broken"),
     [
-        ("causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool).tril(k - q + 1)),
-        ("rope_magnitude", lambda scaling: 1.01),
-        ("rotate", lambda x, p, f, **options: mla_rotate(x, p - p[0], f, **options)),
-        ("rotate", lambda x, p, f, **options: mla_rotate(x, 2 * p, f, **options)),
-        ("rotate", lambda x, p, f, **options: x),
+        ((mla, ops_latent), "causal_mask", lambda q, k, **_: torch.ones(q, k, dtype=torch.bool).tril(k - q + 1)),
+        ((rotary,), "rotate", lambda *args, **options: 1.01 * rotate(*args, **options)),
+        ((rotary,), "rotate", lambda x, p, f, **options: rotate(x, p - p[:, :1], f, **options)),
+        ((rotary,), "rotate", lambda x, p, f, **options: rotate(x, 2 * p, f, **options)),
+        ((rotary,), "rotate", lambda x, p, f, **options: x),
     ],
     ids=["mask one off", "magnitude", "positions from zero", "positions doubled", "no rotation"],
 )
-def test_the_parity_check_sees_a_broken_step(monkeypatch, folders, name, broken):
+def test_the_parity_check_sees_a_broken_step(monkeypatch, folders, modules, name, broken):
     folder, model = folders["deepseek_v3"]
     layer = load_attention(folder, layer=2)
     assert worst_position(layer, model) < 1e-5
-    monkeypatch.setattr(mla, name, broken)
+    for module in modules:
+        monkeypatch.setattr(module, name, broken)
     assert worst_position(layer, model) > 1e-3
 
 
@@ -346,12 +346,12 @@ def test_tensors_that_do_not_fit_are_named(copied, spoil, message):
         ("deepseek_v3", {"kv_lora_rank": None}, "kv_lora_rank is None; expected a positive number"),
         ("deepseek_v3", {"num_hidden_layers": None}, "num_hidden_layers is None; expected a positive number"),
         ("deepseek_v3", {"rope_parameters": {"rope_type": "spiral"}}, "'spiral'.*'longrope'"),
-        ("longcat_flash", {"q_lora_rank": None}, "mla_scale_q_lora is True; expected a q_lora_rank"),
+        ("longcat_flash", {"q_lora_rank": None}, "q_lora_rank is None; expected a positive number"),
         ("mistral4", {"rope_parameters": {"rope_type": "default"}}, "llama_4_scaling_beta is None"),
         (
             "minicpm3",
-            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0], "factor": 1.0}},
-            "original_max_position_embeddings: Field required",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "factor": 1.0}},
+            "long_factor: Field required",
         ),
         ("kimi_linear", {"layer_types": None}, "layer_types is missing; expected it, or linear_attn_config"),
     ],
@@ -425,7 +425,7 @@ def test_mistral_4_inside_a_multimodal_model():
 @settings(max_examples=3)
 def test_a_bf16_layer_is_as_near_to_exact_as_transformers_own(family):
     widths = {"q_lora_rank": 96, "kv_lora_rank": 128, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 48}
-    config = family_config(family, MLAConfig(256, 4, **widths))
+    config = family_config(family, MLAConfig(hidden_size=256, num_attention_heads=4, **widths))
     exact = family_model(family, config)
     hidden_states = torch.randn(2, 33, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
     weights = {name: tensor.bfloat16() for name, tensor in exact.state_dict().items()}

@@ -6,10 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mla_edu import MLAConfig
-from mla_edu.cost import kv_cache_bytes
-from mla_edu.ops.fp8 import fp8_row_bytes, pack_fp8, unpack_fp8
+from mla_edu.cost import fp8_row_bytes, kv_cache_bytes
+from mla_edu.ops.fp8 import pack_fp8, unpack_fp8
 
-V3 = MLAConfig(7168, 128, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+V3 = MLAConfig(
+    hidden_size=7168,
+    num_attention_heads=128,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+)
 
 
 def rows(seed=0, tokens=5, rank=512, rope=64):

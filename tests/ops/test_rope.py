@@ -16,7 +16,8 @@ from mla_edu.ops.rope import (
     yarn_mscale,
 )
 from mla_edu.rope_scaling import LinearScaling, LongRopeScaling, YarnScaling
-from mla_edu.testing import gqa_configs, relative_error
+from mla_edu.testing import relative_error
+from strategies import gqa_configs
 
 DEEPSEEK_YARN = YarnScaling(factor=40.0, original_max_position_embeddings=4096, mscale=1.0, mscale_all_dim=1.0)
 
@@ -28,7 +29,7 @@ def test_scores_depend_on_the_distance_alone(pairing, shift, seed):
     frequencies = rope_frequencies(10)
 
     def scores(start):
-        positions = torch.arange(start, start + 6)
+        positions = torch.arange(start, start + 6)[None]
         turned_q = rotate(q, positions, frequencies, pairing=pairing)[0, :, 0]
         turned_k = rotate(k, positions, frequencies, pairing=pairing)[0, :, 0]
         return turned_q @ turned_k.T
@@ -41,14 +42,14 @@ def test_rotation_turns_the_first_pair_by_the_position_in_radians(pairing):
     x = torch.zeros(1, 1, 1, 8, dtype=torch.float64)
     x[..., 0] = 1.0
     second = {"halves": 4, "interleaved": 1}[pairing]
-    turned = rotate(x, torch.tensor([3]), rope_frequencies(8), pairing=pairing)[0, 0, 0]
+    turned = rotate(x, torch.tensor([[3]]), rope_frequencies(8), pairing=pairing)[0, 0, 0]
     assert math.isclose(turned[0], math.cos(3))
     assert math.isclose(turned[second], math.sin(3))
 
 
 def test_the_two_pairings_are_one_permutation_apart():
     x = torch.randn(2, 5, 3, 12, dtype=torch.float64)
-    positions, frequencies = torch.arange(5), rope_frequencies(12)
+    positions, frequencies = torch.arange(5)[None], rope_frequencies(12)
     regrouped = torch.cat((x[..., 0::2], x[..., 1::2]), dim=-1)
     halves = rotate(regrouped, positions, frequencies, pairing="halves")
     interleaved = rotate(x, positions, frequencies, pairing="interleaved")
@@ -90,7 +91,7 @@ def test_yarn_factor_sits_on_the_softmax_in_deepseek_and_on_the_vectors_elsewher
 def test_positions_past_a_million_keep_their_angle():
     x = torch.zeros(1, 1, 1, 2)
     x[..., 0] = 1.0
-    turned = rotate(x, torch.tensor([3_000_001]), rope_frequencies(2))[0, 0, 0]
+    turned = rotate(x, torch.tensor([[3_000_001]]), rope_frequencies(2))[0, 0, 0]
     assert math.isclose(turned[0], math.cos(3_000_001), abs_tol=1e-6)
 
 
@@ -135,4 +136,4 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="width is 7; expected an even number"):
         rope_frequencies(7)
     with pytest.raises(ValueError, match="pairing is 'thirds'; expected 'halves' or 'interleaved'"):
-        rotate(torch.zeros(1, 1, 1, 2), torch.arange(1), rope_frequencies(2), pairing="thirds")
+        rotate(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1), rope_frequencies(2), pairing="thirds")

@@ -5,7 +5,7 @@ import pytest
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.hf import CacheGroup
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
-from mla_edu.registry.lookup import parse_count
+from mla_edu.registry.entry import parse_count
 from mla_edu.validation import load_yaml
 
 ENTRIES = {entry["name"]: entry for entry in load_yaml("mla_edu.registry", "models.yaml")}

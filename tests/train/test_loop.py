@@ -6,8 +6,8 @@ import torch
 import mla_edu.train.loop as module
 from mla_edu import GQAConfig
 from mla_edu.models.decoder import Decoder
-from mla_edu.testing import randomize
-from mla_edu.train.loop import draw_windows, next_token_loss, train
+from mla_edu.testing import randomize, relative_error
+from mla_edu.train.loop import Muon, draw_windows, next_token_loss, train
 
 TEXT = torch.tensor(list(b"the cat sat on the mat. " * 40), dtype=torch.uint8)
 SMALL = {"num_steps": 40, "batch_size": 4, "seq_len": 16}
@@ -15,7 +15,7 @@ SMALL = {"num_steps": 40, "batch_size": 4, "seq_len": 16}
 
 @pytest.fixture
 def model():
-    return Decoder(GQAConfig(32, 4, 4, 8), num_layers=2)
+    return Decoder(GQAConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, head_dim=8), num_layers=2)
 
 
 def test_loss_falls_from_knowing_nothing_to_knowing_the_text(model):
@@ -27,7 +27,7 @@ def test_loss_falls_from_knowing_nothing_to_knowing_the_text(model):
 
 def test_same_seed_gives_the_same_batches(model):
     first = train(model, TEXT, **SMALL | {"num_steps": 1})
-    again = Decoder(GQAConfig(32, 4, 4, 8), num_layers=2)
+    again = Decoder(GQAConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, head_dim=8), num_layers=2)
     assert train(again, TEXT, **SMALL | {"num_steps": 1}) == first
     assert train(again, TEXT, **SMALL | {"num_steps": 1}, seed=1) != first
 
@@ -93,7 +93,15 @@ def test_text_shorter_than_a_window_is_refused(model):
         train(model, TEXT[:16], **SMALL)
 
 
-def test_torch_without_muon_is_named(model, monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ImportError, match="of torch 2.9; found torch"):
-        train(model, TEXT, **SMALL)
+@pytest.mark.parametrize("shape", [(48, 48), (30, 70), (70, 30), (1, 7)])
+def test_muon_is_that_of_torch_but_for_the_rounding_of_bf16(shape):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert relative_error(ours - start, theirs - start) < 0.02

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mla_edu import GQAConfig, GroupedQueryAttention, MLAConfig, MultiHeadLatentAttention, config_from_hf
-from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache
+from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, PageTable
 from mla_edu.cost import kv_cache_bytes
 from mla_edu.hf import ModelSpec
 from mla_edu.kernels import mla_decode
@@ -51,8 +51,10 @@ LatentCache(mla, batch_size=1, max_len=1024)  # pyright: ignore[reportCallIssue]
 assert_type(load_attention("checkpoint", layer=0, dtype=None), GroupedQueryAttention | MultiHeadLatentAttention)
 
 
-def any_page(paged: PagedLatentCache | PagedKVCache) -> None:
-    layer(x, cache=paged)
+table = PageTable(num_pages=8, page_size=64, batch_size=2)
+layer(x, cache=PagedLatentCache(mla, table, torch.uint8))
+GroupedQueryAttention(gqa)(x, cache=PagedKVCache(gqa, table))
+layer(x, cache=PagedKVCache(gqa, table))  # pyright: ignore[reportArgumentType]
 
 
 assert_type(kv_cache_bytes("deepseek-v3", 4096, batch_size=1, dtype="bf16"), int)

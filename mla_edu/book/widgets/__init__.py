@@ -5,26 +5,11 @@ try:
 except ImportError:
     raise ImportError("mla_edu.book.widgets needs anywidget: pip install 'mla-edu[widgets]'") from None
 
+from mla_edu.book.widgets.absorption_crossover import AbsorptionCrossover
 from mla_edu.book.widgets.decode_roofline import DecodeRoofline
 from mla_edu.book.widgets.kv_cache_explorer import KVCacheExplorer
+from mla_edu.book.widgets.measured_results import MeasuredResults
+from mla_edu.book.widgets.rope_dial import RopeDial
 from mla_edu.book.widgets.softmax_stepper import SoftmaxStepper
 
 __all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "MeasuredResults", "RopeDial", "SoftmaxStepper"]
-
-
-def __getattr__(name: str):
-    # These count and rotate with the attention layers' own code, or know the kernels' files, which needs torch; the
-    # others do not.
-    if name == "AbsorptionCrossover":
-        from mla_edu.book.widgets.absorption_crossover import AbsorptionCrossover
-
-        return AbsorptionCrossover
-    if name == "MeasuredResults":
-        from mla_edu.book.widgets.measured_results import MeasuredResults
-
-        return MeasuredResults
-    if name == "RopeDial":
-        from mla_edu.book.widgets.rope_dial import RopeDial
-
-        return RopeDial
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,59 +1,29 @@
-"""The crossover of chapter 5: what expanded and absorbed attention cost, and from how many new tokens on.
+"""What expanded and absorbed attention cost, and from how many new tokens on."""
 
-``absorption_crossover.js`` computes the same in the browser, with functions of the same names.
-"""
-
-import json
-from bisect import bisect_right
 from typing import Any
 
-import anywidget
-import traitlets
-
-from mla_edu.book.widgets.parts import check_integer, source
+from mla_edu.book.widgets.parts import Name, Number, Widget, source
 from mla_edu.config import MLAConfig
-from mla_edu.layers.mla import attention_macs
+from mla_edu.cost import absorption_crossover, attention_macs
 from mla_edu.registry import get_model, list_models
 
-LIMITS = {
-    "heads": (1, 1024),
-    "kv_lora_rank": (1, 8192),
-    "new_tokens": (1, 2**20),
-    "cached_tokens": (0, 2**20),
-}
-WIDTHS = {"qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
-
-
-def crossover(config: MLAConfig, num_cached: int) -> int | None:
-    """The most new tokens behind ``num_cached`` cached ones whose absorbed attention costs no more than expanded.
-
-    The new tokens are themselves attended to, so it solves chapter 5's equation with C = num_cached + s. Without cached
-    tokens it is 0: there expanded costs less from the first token on.
-
-    Returns:
-        None where absorbed never costs more, which takes a latent with 2 d_c <= d_nope + d_v.
-    """
-    up = config.qk_nope_head_dim + config.v_head_dim
-    gap = 2 * config.kv_lora_rank - up
-    if gap <= 0:
-        return None
-
-    def expanded_wins(new: int) -> bool:
-        macs = attention_macs(config, new, num_cached + new)
-        return macs["absorbed"] > macs["expanded"]
-
-    longest = config.kv_lora_rank * up // gap  # over a cache without end
-    return bisect_right(range(1, longest + 1), False, key=expanded_wins)
+WIDTHS = {"num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
 
 
 def quantities(config: MLAConfig, new_tokens: int, cached_tokens: int) -> dict[str, Any]:
-    """Multiply-adds of all heads of a layer, absorbed over expanded, and the crossover behind ``cached_tokens``."""
-    macs = attention_macs(config, new_tokens, cached_tokens + new_tokens)
+    """Multiply-adds of all heads of a layer, absorbed over expanded, and the crossover behind ``cached_tokens``.
+
+    Every score is counted, as a layer in plain PyTorch computes them.
+    """
+    expanded, absorbed = (
+        attention_macs(config, new_tokens, cached_tokens + new_tokens, mode, causal=False)
+        for mode in ("expanded", "absorbed")
+    )
     return {
-        "expanded_macs": config.num_attention_heads * macs["expanded"],
-        "absorbed_macs": config.num_attention_heads * macs["absorbed"],
-        "ratio": macs["absorbed"] / macs["expanded"],
-        "crossover": crossover(config, cached_tokens),
+        "expanded_macs": expanded,
+        "absorbed_macs": absorbed,
+        "ratio": absorbed / expanded,
+        "crossover": absorption_crossover(config, cached_tokens),
     }
 
 
@@ -64,28 +34,30 @@ def _mla_config(model: str) -> MLAConfig:
     return config
 
 
+def _usual_name(model: str) -> str:
+    _mla_config(model)
+    return get_model(model).name
+
+
 def _record(model: str) -> dict[str, Any]:
     """What the browser needs to know of a model."""
-    dims = _mla_config(model).model_dump(include={"num_attention_heads", "kv_lora_rank", *WIDTHS})
-    return {"name": model, "title": get_model(model).title, **dims}
+    return {"name": model, "title": get_model(model).title, **_mla_config(model).model_dump(include=WIDTHS)}
 
 
-class AbsorptionCrossover(anywidget.AnyWidget):
+class AbsorptionCrossover(Widget):
     """Multiply-adds of one layer's attention, expanded and absorbed, with the curve on which they cross.
 
     A model gives the widths of a head, and at first the number of heads and the latent, which can then be changed.
-    Its settings are attributes; so are its answers, for the settings of the moment.
     """
 
     _esm = source("absorption_crossover.js")
     _css = source("absorption_crossover.css")
 
-    model = traitlets.Unicode().tag(sync=True)
-    heads = traitlets.Int().tag(sync=True)
-    kv_lora_rank = traitlets.Int().tag(sync=True)
-    new_tokens = traitlets.Int().tag(sync=True)
-    cached_tokens = traitlets.Int().tag(sync=True)
-    registry = traitlets.Unicode().tag(sync=True)  # models and limits for the browser, in JSON
+    model = Name(_usual_name)
+    heads = Number(1, 1024)
+    kv_lora_rank = Number(1, 8192)
+    new_tokens = Number(1, 2**20)
+    cached_tokens = Number(0, 2**20)
 
     def __init__(
         self,
@@ -110,24 +82,13 @@ class AbsorptionCrossover(anywidget.AnyWidget):
         config = _mla_config(model)
         names = [name for name in list_models() if isinstance(get_model(name).config, MLAConfig)]
         super().__init__(
+            {"models": [_record(name) for name in names]},
             model=model,
             new_tokens=new_tokens,
             cached_tokens=cached_tokens,
             heads=config.num_attention_heads if heads is None else heads,
             kv_lora_rank=config.kv_lora_rank if kv_lora_rank is None else kv_lora_rank,
-            registry=json.dumps({"models": [_record(name) for name in names], "limits": LIMITS}),
         )
-
-    @traitlets.validate("model")
-    def _valid_model(self, proposal):
-        _mla_config(proposal["value"])
-        return get_model(proposal["value"]).name
-
-    @traitlets.validate(*LIMITS)
-    def _valid_number(self, proposal):
-        name = proposal["trait"].name
-        check_integer(name, proposal["value"], *LIMITS[name])
-        return proposal["value"]
 
     @property
     def config(self) -> MLAConfig:
@@ -135,33 +96,18 @@ class AbsorptionCrossover(anywidget.AnyWidget):
         changed = {"num_attention_heads": self.heads, "kv_lora_rank": self.kv_lora_rank}
         return _mla_config(self.model).model_copy(update=changed)
 
-    def _quantities(self) -> dict[str, Any]:
+    @property
+    def quantities(self) -> dict[str, Any]:
+        """``quantities`` of the present settings."""
         return quantities(self.config, self.new_tokens, self.cached_tokens)
 
-    @property
-    def expanded_macs(self) -> int:
-        """Multiply-adds of all heads, keys and values rebuilt."""
-        return self._quantities()["expanded_macs"]
-
-    @property
-    def absorbed_macs(self) -> int:
-        """Multiply-adds of all heads, queries taken to the latents."""
-        return self._quantities()["absorbed_macs"]
-
-    @property
-    def crossover(self) -> int | None:
-        """The most new tokens for which absorbed costs no more; None where it never does."""
-        return self._quantities()["crossover"]
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The widget, and its answers in words for viewers that run none."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        found = self._quantities()
-        most = "any number" if found["crossover"] is None else f"{found['crossover']:,}"
-        text = (
+    def text(self) -> str:
+        """The settings, both counts, and where they cross."""
+        found = self.quantities
+        most = "any number of" if found["crossover"] is None else f"up to {found['crossover']:,}"
+        return (
             f"{get_model(self.model).title}, {self.heads:,} heads, latent {self.kv_lora_rank:,}; "
             f"new tokens: {self.new_tokens:,}, cached: {self.cached_tokens:,}\n"
             f"multiply-adds per layer: expanded {found['expanded_macs']:,}, absorbed {found['absorbed_macs']:,}\n"
-            f"absorbed costs no more for up to {most} new tokens"
+            f"absorbed costs no more for {most} new tokens"
         )
-        return data | {"text/plain": text, "text/html": f"<pre>{text}</pre>"}, metadata

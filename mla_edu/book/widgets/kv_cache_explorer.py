@@ -1,27 +1,25 @@
 """The cache explorer: choose models, a context and a GPU; see what the KV cache costs and what fits.
 
-Here every quantity comes from ``mla_edu.cost``. ``kv_cache_explorer.js`` computes the same in the browser, from the
-registry that the widget hands it, so that it answers without a kernel.
+The browser computes with the same formulas, from the registry that the widget hands it, so that it answers without a
+kernel.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-import anywidget
 import traitlets
 
 from mla_edu import cost
-from mla_edu.book import table
+from mla_edu.book.tables import Table, table
+from mla_edu.book.widgets.parts import Name, Number, Widget, one_of, source
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.hf import CacheGroup, ModelSpec
 from mla_edu.registry import GPUSpec, get_gpu, get_model, list_gpus, list_models
+from mla_edu.validation import check_integer
 
-DTYPES = ("fp32", "bf16", "fp8", "fp8_mla")
+DTYPES: tuple[cost.CacheFormat, ...] = get_args(cost.CacheFormat)
 MOST_MODELS = 4
 OWN = "own"  # stands among the models for the one whose dimensions the reader gives
-LIMITS = {"tokens": (1, 2**20), "batch": (1, 2**16)}
 OWN_LIMITS = {  # lowest, highest, step, at first
     "num_layers": (1, 1000, 1, 32),
     "num_attention_heads": (1, 1024, 1, 32),
@@ -46,14 +44,14 @@ def own_model(own: Mapping[str, int]) -> ModelSpec:
         raise ValueError(f"own has {unknown[0]!r}; expected {', '.join(OWN_LIMITS)}")
     dims = {name: own.get(name, first) for name, (_, _, _, first) in OWN_LIMITS.items()}
     for name, (lowest, highest, step, _) in OWN_LIMITS.items():
-        _check_integer(f"own[{name!r}]", dims[name], lowest, highest)
+        check_integer(f"own[{name!r}]", dims[name], lowest, highest)
         if dims[name] % step:
             raise ValueError(f"own[{name!r}] is {dims[name]}; expected a multiple of {step}")
     heads, width = dims["num_attention_heads"], dims["head_dim"]
     if dims["kv_lora_rank"]:
-        config = MLAConfig(
-            heads * width,
-            heads,
+        config: GQAConfig | MLAConfig = MLAConfig(
+            hidden_size=heads * width,
+            num_attention_heads=heads,
             q_lora_rank=None,
             kv_lora_rank=dims["kv_lora_rank"],
             qk_nope_head_dim=width,
@@ -61,7 +59,12 @@ def own_model(own: Mapping[str, int]) -> ModelSpec:
             v_head_dim=width,
         )
     else:
-        config = GQAConfig(heads * width, heads, dims["num_key_value_heads"], width)
+        config = GQAConfig(
+            hidden_size=heads * width,
+            num_attention_heads=heads,
+            num_key_value_heads=dims["num_key_value_heads"],
+            head_dim=width,
+        )
     return ModelSpec(
         name=OWN,
         title="Your model",
@@ -77,12 +80,12 @@ def own_model(own: Mapping[str, int]) -> ModelSpec:
     )
 
 
-def cache_dtype(model: ModelSpec, dtype: str) -> str:
+def cache_dtype(model: ModelSpec, dtype: cost.CacheFormat) -> cost.CacheFormat:
     """The format that a model's cache is counted in: ``dtype``, but fp8 where it has no 656-byte layout."""
     if dtype != "fp8_mla":
         return dtype
-    mla = isinstance(model.config, MLAConfig)
-    return "fp8_mla" if mla and model.config.kv_lora_rank % cost.FP8_BLOCK == 0 else "fp8"
+    rank = model.kv_lora_rank
+    return "fp8_mla" if rank is not None and rank % cost.FP8_BLOCK == 0 else "fp8"
 
 
 def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
@@ -99,8 +102,8 @@ def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
     else:
         key_and_value = 2 * config.head_dim
         mla = MLAConfig(
-            config.hidden_size,
-            config.num_attention_heads,
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
             q_lora_rank=None,
             kv_lora_rank=4 * config.head_dim,
             qk_nope_head_dim=config.head_dim,
@@ -110,7 +113,11 @@ def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
 
     def with_elements(elements: int, config: MLAConfig | None = None) -> ModelSpec:
         cache = tuple(g.model_copy(update={"elements": elements}) if g.role == "kv" else g for g in model.cache)
-        return model.model_copy(update={"cache": cache, "config": config})
+        widths = {
+            "kv_lora_rank": config and config.kv_lora_rank,
+            "qk_rope_head_dim": config and config.qk_rope_head_dim,
+        }
+        return model.model_copy(update={"cache": cache, "config": config, **widths})
 
     heads = config.num_attention_heads
     variants = {"mha": with_elements(heads * key_and_value)}
@@ -119,7 +126,7 @@ def what_if(model: ModelSpec) -> dict[str, ModelSpec]:
     return variants | {"mqa": with_elements(key_and_value), "mla": with_elements(mla.elements_per_token, mla)}
 
 
-def quantities(model: ModelSpec, gpu: GPUSpec, tokens: int, batch: int, dtype: str) -> dict[str, Any]:
+def quantities(model: ModelSpec, gpu: GPUSpec, tokens: int, batch: int, dtype: cost.CacheFormat) -> dict[str, Any]:
     """What the explorer shows of one model, in bytes, tokens and pieces; None: not known, or no limit."""
     own_dtype = cache_dtype(model, dtype)
     per_sequence = cost.sequence_bytes(model, tokens, own_dtype)
@@ -138,36 +145,34 @@ def quantities(model: ModelSpec, gpu: GPUSpec, tokens: int, batch: int, dtype: s
     }
 
 
-def _check_integer(name: str, value: object, lowest: int, highest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise ValueError(f"{name} is {value!r}; expected an integer from {lowest:,} to {highest:,}")
-
-
 def _record(model: ModelSpec) -> dict[str, Any]:
     """What the browser needs to know of a model."""
     gqa = {"num_attention_heads", "num_key_value_heads", "head_dim"}
-    mla = {"num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}
-    record = model.model_dump(include={"name", "title", "kind", "num_parameters", "cache", "state_elements"})
+    latent = {"kv_lora_rank", "qk_rope_head_dim"}
+    mla = {"num_attention_heads", "qk_nope_head_dim", "v_head_dim", *latent}
+    record = model.model_dump(include={"name", "title", "kind", "num_parameters", "cache", "state_elements", *latent})
     return record | {"config": model.config and model.config.model_dump(include=gqa | mla)}
 
 
-class KVCacheExplorer(anywidget.AnyWidget):
+def _known_model(name: str) -> str:
+    return name if name == OWN else get_model(name).name
+
+
+class KVCacheExplorer(Widget):
     """What the KV cache of up to four models costs, and what fits beside their weights in bf16.
 
-    In a notebook the last expression of a cell shows it. Its settings are attributes: setting one moves the view, and
-    the view sets them. Its answers (``bytes_per_token``, ...) are those of the first model; ``rows`` has all of them.
+    In a notebook the last expression of a cell shows it.
     """
 
-    _esm = Path(__file__).with_suffix(".js")
-    _css = Path(__file__).with_suffix(".css")
+    _esm = source("explorer_models.js", "kv_cache_explorer.js")
+    _css = source("kv_cache_explorer.css")
 
-    models = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    tokens = traitlets.Int().tag(sync=True)
-    batch = traitlets.Int().tag(sync=True)
-    dtype = traitlets.Unicode().tag(sync=True)
-    gpu = traitlets.Unicode().tag(sync=True)
+    models = traitlets.List(Name(_known_model)).tag(sync=True)
+    tokens = Number(1, 2**20)
+    batch = Number(1, 2**16)
+    dtype = one_of("dtype", DTYPES)
+    gpu = Name(lambda name: get_gpu(name).name)
     own = traitlets.Dict().tag(sync=True)
-    registry = traitlets.Unicode().tag(sync=True)  # all that the browser computes from, in JSON: short in a notebook
 
     def __init__(
         self,
@@ -184,8 +189,8 @@ class KVCacheExplorer(anywidget.AnyWidget):
             models: one to four names of the registry; ``"own"`` is the model that ``own`` describes.
             tokens: in each sequence, at most 1,048,576.
             batch: sequences at once, at most 65,536.
-            dtype: ``"fp32"``, ``"bf16"``, ``"fp8"`` or ``"fp8_mla"`` (656 bytes for DeepSeek-V3; fp8 where a model is
-                not MLA).
+            dtype: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"fp8"`` or ``"fp8_mla"`` (656 bytes for DeepSeek-V3; fp8 where
+                a model is not MLA).
             gpu: a name that ``list_gpus`` knows.
             own: dimensions by the names of ``OWN_LIMITS``; ``kv_lora_rank`` other than 0 makes it MLA.
 
@@ -197,81 +202,52 @@ class KVCacheExplorer(anywidget.AnyWidget):
         registry = {
             "models": [_record(get_model(name)) for name in list_models()],
             "gpus": [get_gpu(name).model_dump(include={"name", "title", "memory"}) for name in list_gpus()],
-            "limits": LIMITS,
             "own_limits": OWN_LIMITS,
         }
         settings = {"models": list(models), "tokens": tokens, "batch": batch, "dtype": dtype, "gpu": gpu}
-        super().__init__(**settings, own=dict(own or {}), registry=json.dumps(registry))
+        super().__init__(registry, **settings, own=dict(own or {}))
 
     @traitlets.validate("models")
-    def _valid_models(self, proposal):
-        names = proposal["value"]
+    def _valid_models(self, proposal: Any) -> list[str]:
+        names: list[str] = proposal["value"]
         if not 1 <= len(names) <= MOST_MODELS:
             raise ValueError(f"models has {len(names)} names; expected 1 to {MOST_MODELS}")
-        return [name if name == OWN else get_model(name).name for name in names]
-
-    @traitlets.validate("tokens", "batch")
-    def _valid_number(self, proposal):
-        name = proposal["trait"].name
-        _check_integer(name, proposal["value"], *LIMITS[name])
-        return proposal["value"]
-
-    @traitlets.validate("dtype")
-    def _valid_dtype(self, proposal):
-        if proposal["value"] not in DTYPES:
-            raise ValueError(f"dtype is {proposal['value']!r}; expected {', '.join(DTYPES)}")
-        return proposal["value"]
-
-    @traitlets.validate("gpu")
-    def _valid_gpu(self, proposal):
-        return get_gpu(proposal["value"]).name
+        return names
 
     @traitlets.validate("own")
-    def _valid_own(self, proposal):
-        own_model(proposal["value"])
-        return proposal["value"]
-
-    def _quantities(self, name: str) -> dict[str, Any]:
-        model = own_model(self.own) if name == OWN else get_model(name)
-        return quantities(model, get_gpu(self.gpu), self.tokens, self.batch, self.dtype)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All quantities of each model, in the order of ``models``."""
-        return [self._quantities(name) for name in self.models]
+    def _valid_own(self, proposal: Any) -> dict[str, int]:
+        own: dict[str, int] = proposal["value"]
+        own_model(own)
+        return own
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes that the first model keeps for its first token, before any window is full."""
-        return self._quantities(self.models[0])["bytes_per_token"]
+    def quantities(self) -> list[dict[str, Any]]:
+        """``quantities`` of each model, in the order of ``models``.
 
-    @property
-    def bytes_per_sequence(self) -> int:
-        """Bytes of one sequence of the first model: keys, values or latents, index keys, and states in fp32."""
-        return self._quantities(self.models[0])["bytes_per_sequence"]
+        Of each ``name``; ``bytes_per_token``, of its first token, before any window is full; ``bytes_per_sequence``,
+        keys, values or latents, index keys, and states in fp32; ``bytes_total`` of all sequences; ``max_sequences`` of
+        this length that fit beside the weights, and ``max_tokens`` in each sequence (None: size not known, or no
+        limit); ``what_if``, the bytes of a sequence by attention.
+        """
+        specs = [own_model(self.own) if name == OWN else get_model(name) for name in self.models]
+        dtype = cast(cost.CacheFormat, self.dtype)
+        return [quantities(spec, get_gpu(self.gpu), self.tokens, self.batch, dtype) for spec in specs]
 
-    @property
-    def bytes_total(self) -> int:
-        """Bytes of all ``batch`` sequences of the first model."""
-        return self._quantities(self.models[0])["bytes_total"]
+    def _question(self) -> str:
+        return f"{self.batch:,} x {self.tokens:,} tokens; cache {self.dtype}; {get_gpu(self.gpu).title}"
 
-    @property
-    def max_sequences(self) -> int | None:
-        """Sequences of this length that fit beside the first model's weights; None: size not known, or no limit."""
-        return self._quantities(self.models[0])["max_sequences"]
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Tokens that fit in each of ``batch`` sequences of the first model; None: size not known, or no limit."""
-        return self._quantities(self.models[0])["max_tokens"]
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The widget, and a table for viewers that run none."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
+    def _answer(self) -> Table:
         columns = ("bytes_per_token", "bytes_per_sequence", "bytes_total", "max_sequences", "max_tokens")
         rows = [
-            [row["name"], *("-" if row[column] is None else row[column] for column in columns)] for row in self.rows()
+            [row["name"], *("-" if row[column] is None else row[column] for column in columns)]
+            for row in self.quantities
         ]
-        question = f"{self.batch:,} x {self.tokens:,} tokens; cache {self.dtype}; {get_gpu(self.gpu).title}"
-        answer = table(["model", *(column.replace("_", " ") for column in columns)], rows)
-        plain = f"{question}\n{answer!r}"
-        return data | {"text/plain": plain, "text/html": f"<p>{question}</p>\n{answer._repr_html_()}"}, metadata
+        return table(["model", *(column.replace("_", " ") for column in columns)], rows)
+
+    def text(self) -> str:
+        """The settings, and a table of the answers."""
+        return f"{self._question()}\n{self._answer()!r}"
+
+    def html(self) -> str:
+        """The settings, and a table of the answers."""
+        return f"<p>{self._question()}</p>\n{self._answer()._repr_html_()}"

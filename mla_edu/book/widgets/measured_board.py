@@ -1,26 +1,22 @@
-"""The machines of chapter 16: those that were measured, and those of which only the datasheet is known."""
+"""The machines of the measured results: those that were measured, and those of which only the datasheet is known."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mla_edu.bench.grid import GRID
 from mla_edu.bench.results import OURS, Results, gpu_of, kernel_sources
+from mla_edu.cost import Rates, rates
 from mla_edu.registry import GPUSpec, get_gpu, list_gpus
+from mla_edu.words import digits, size
 
-START = {"dtype": "bf16", "heads": 16, "s_q": 1, "context": 2**16, "batch": 32}  # the choice that is shown at first
-UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+START: dict[str, Any] = {
+    "dtype": "bf16",
+    "heads": 16,
+    "s_q": 1,
+    "context": 2**16,
+    "batch": 32,
+}  # the choice that is shown at first
 Choice = dict[str, Any]  # a value for each name of START
-
-
-def digits(number: float) -> str:
-    """Three significant digits, and no fewer before the point."""
-    return f"{round(number):,}" if number >= 99.95 else f"{number:#.3g}"
-
-
-def size(number: float) -> str:
-    """Bytes, as 4.80 TB."""
-    unit, name = next((unit, name) for unit, name in UNITS if number >= unit or unit == 1e3)
-    return f"{digits(number / unit)} {name}"
 
 
 def step_key(choice: Choice) -> str:
@@ -44,10 +40,10 @@ def _measured(results: Results) -> dict[str, Any]:
             reasons.append(reason)
         return -reasons.index(reason)
 
-    missing = [0 if name in tried else because(results.kernels.get(name, reasons[0])) for name in kernels]
+    missing: list[float] = [0 if name in tried else because(results.kernels.get(name, reasons[0])) for name in kernels]
     steps = {step_key(each.case.model_dump()): missing.copy() for each in results.measurements}
     for each in results.measurements:
-        cell = because(each.why_not) if each.microseconds is None else float(f"{each.microseconds:.5g}")
+        cell = because(each.why_not) if each.why_not else float(f"{each.microseconds:.5g}")
         steps[step_key(each.case.model_dump())][kernels.index(each.kernel)] = cell
     cases = [each.case for each in results.measurements]
     timed = {each.kernel for each in results.measurements if each.microseconds}
@@ -59,7 +55,7 @@ def _measured(results: Results) -> dict[str, Any]:
         "kind": "measured",
         "kernels": [f"{name}, a whole layer" if name == "transformers" else name for name in kernels],
         "axes": {name: sorted({getattr(case, name) for case in cases}) for name in START},
-        "limits": results.limits.model_dump(),
+        "rates": Rates(results.limits.matmul_flop_per_s, results.limits.copy_bytes_per_s)._asdict(),
         "reasons": reasons,
         "steps": steps,
         "about": (
@@ -105,14 +101,14 @@ def _layer(layer_steps: dict[str, Any]) -> dict[str, Any]:
 def _datasheet(gpu: GPUSpec) -> dict[str, Any]:
     axes = {name: sorted(GRID[name]) for name in START}
     if "bf16" not in gpu.flops:
-        axes["dtype"] = ["fp16", "fp8"]
+        axes["dtype"] = ["fp16", "fp8_mla"]
     return {
         "name": gpu.name,
         "title": gpu.title,
         "kind": "datasheet",
         "kernels": [OURS],
         "axes": axes,
-        "limits": {"copy_bytes_per_s": gpu.bandwidth, "matmul_flop_per_s": gpu.flops["fp16"]},
+        "rates": rates(gpu, "fp16")._asdict(),
         "memory": gpu.memory,
         "reasons": ["not measured yet"],
         "steps": {},
@@ -128,8 +124,8 @@ def board(results: Sequence[Results], layer_steps: dict[str, Any] | None = None)
 
     Returns:
         Of each machine ``name``, ``title``, ``kind`` ("measured", "layer" or "datasheet"), ``kernels`` (ours first),
-        ``axes`` (the values of each setting), ``limits`` (as in ``Limits``; a layer has ``least``, microseconds by
-        step), ``about``, and ``steps``: by step, the microseconds of each kernel, or minus a place in ``reasons``.
+        ``axes`` (the values of each setting), ``rates`` (as in ``Rates``; a layer has ``least``, microseconds by step),
+        ``about``, and ``steps``: by step, the microseconds of each kernel, or minus a place in ``reasons``.
 
     Raises:
         ValueError: results of a toy run, empty ones, or a machine that comes twice.

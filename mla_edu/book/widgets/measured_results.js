@@ -1,18 +1,16 @@
-// The results of chapter 16 in the browser: the formulas first, named as in Python, then the view.
+// What was measured, in the browser: its numbers, words and bars, then the view.
 
 const SETTINGS = ["dtype", "heads", "s_q", "context", "batch"];
 
-const rows = ({ heads, s_q }) => heads * s_q;
-const cache_bytes = (sizes, { context, batch, dtype }) => batch * context * sizes.token_bytes[dtype];
-const bytes = (sizes, choice) => cache_bytes(sizes, choice) + choice.batch * rows(choice) * sizes.row_bytes;
-const flops = (sizes, choice) => choice.batch * rows(choice) * choice.context * sizes.flops_per_score;
-
 const step_key = (choice) => SETTINGS.map((name) => choice[name]).join(" ");
 
-function nearest(sizes, values, wanted) {
-  const number = (value) => sizes.bytes_per_number[value] ?? value;
+// The wanted value where it is there; else the nearest in ratio, formats by their bytes
+function nearest(layer, values, wanted) {
+  const number = (value) => (typeof value === "number" ? value : Number(kv_cache_bytes(layer, 1n, 1n, value)));
   const distance = (value) => Math.abs(Math.log2(number(value) / number(wanted)));
-  return values.includes(wanted) ? wanted : values.reduce((best, value) => (distance(value) < distance(best) ? value : best));
+  return values.includes(wanted)
+    ? wanted
+    : values.reduce((best, value) => (distance(value) < distance(best) ? value : best));
 }
 
 function times({ kernels, steps, reasons }, choice) {
@@ -22,31 +20,25 @@ function times({ kernels, steps, reasons }, choice) {
 
 const timed = (time) => typeof time === "number";
 
-// Microseconds of the bytes alone and of the operations alone
-function bounds({ limits }, sizes, choice) {
-  return [
-    (1e6 * bytes(sizes, choice)) / limits.copy_bytes_per_s,
-    (1e6 * flops(sizes, choice)) / limits.matmul_flop_per_s,
-  ];
+// What a kernel must do for a choice, and how fast the machine can
+function bound({ rates }, layer, { heads, s_q, context, batch, dtype }) {
+  return [kernel_cost(layer, BigInt(heads * s_q), BigInt(context), BigInt(batch), dtype), rates];
 }
 
-function pace(machine, sizes, choice) {
-  const [memory, arithmetic] = bounds(machine, sizes, choice);
-  return memory >= arithmetic ? "memory" : "arithmetic";
-}
-
-function quantities(machine, sizes, choice) {
+function quantities(machine, layer, choice) {
   const found = times(machine, choice).get(machine.kernels[0]);
-  const layer = machine.kind === "layer";
-  const limit = layer ? machine.least[step_key(choice)] : Math.max(...bounds(machine, sizes, choice));
+  const whole_layer = machine.kind === "layer";
+  const limit = whole_layer ? machine.least[step_key(choice)] : 1e6 * step_seconds(...bound(machine, layer, choice));
   const of_time = (value) => (timed(found) ? value / found : null);
-  const common = { microseconds: timed(found) ? found : null, share: of_time(limit), limit, cache_bytes: cache_bytes(sizes, choice) };
-  if (layer) return common;
+  const cache_bytes = kv_cache_bytes(layer, BigInt(choice.context), BigInt(choice.batch), choice.dtype);
+  const common = { microseconds: timed(found) ? found : null, share: of_time(limit), limit, cache_bytes };
+  if (whole_layer) return common;
+  const [cost] = bound(machine, layer, choice);
   return {
     ...common,
-    gb_per_s: of_time(bytes(sizes, choice) / 1e3),
-    tflop_per_s: of_time(flops(sizes, choice) / 1e6),
-    intensity: flops(sizes, choice) / bytes(sizes, choice),
+    gb_per_s: of_time(Number(cost.bytes) / 1e3),
+    tflop_per_s: of_time(Number(cost.flops) / 1e6),
+    intensity: intensity(cost),
   };
 }
 
@@ -54,27 +46,17 @@ function quantities(machine, sizes, choice) {
 
 const LABELS = { dtype: "cache", heads: "heads", s_q: "new tokens", context: "cached tokens", batch: "batch" };
 
-const digits = (number) => (number >= 99.95 ? count(Math.round(number)) : number.toPrecision(3));
-const duration = (time) => (time >= 1e3 ? `${digits(time / 1e3)} ms` : `${digits(time)} µs`);
-const percent = (share) => `${share >= 0.0995 ? count(Math.round(100 * share)) : (100 * share).toPrecision(2)}%`;
-const ratio = (number) => `${number >= 9.95 ? number.toFixed(0) : number.toPrecision(2)}x`;
-
-function size(number) {
-  const [unit, name] = [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"]].find(([unit]) => number >= unit || unit === 1e3);
-  return `${digits(number / unit)} ${name}`;
-}
-
-function sentence(machine, sizes, choice) {
-  const [found, taken] = [quantities(machine, sizes, choice), times(machine, choice)];
+function sentence(machine, layer, choice) {
+  const [found, taken] = [quantities(machine, layer, choice), times(machine, choice)];
   const [least, ours] = [duration(found.limit), machine.kernels[0]];
   if (machine.kind === "datasheet") {
     const room = found.cache_bytes > machine.memory ? ` Its ${size(machine.memory)} do not hold this cache.` : "";
-    const bound = `By its datasheet a step takes at least ${least}; ${pace(machine, sizes, choice)} sets the pace.`;
-    return `${machine.title}: not measured yet. ${bound}${room}`;
+    const slower = pace(...bound(machine, layer, choice));
+    return `${machine.title}: not measured yet. By its datasheet a step takes at least ${least}; ${slower} sets the pace.${room}`;
   }
-  const layer = machine.kind === "layer";
-  const start = layer ? "A whole layer, projections included, not the kernel alone; " : "";
-  const allows = `what this machine's ${layer ? "copy and product allow" : `${pace(machine, sizes, choice)} allows`}`;
+  const whole_layer = machine.kind === "layer";
+  const start = whole_layer ? "A whole layer, projections included, not the kernel alone; " : "";
+  const allows = `what this machine's ${whole_layer ? "copy and product allow" : `${pace(...bound(machine, layer, choice))} allows`}`;
   if (found.microseconds === null) return `${start}${ours}: ${taken.get(ours)}. W${allows.slice(1)}: ${least} at best.`;
   const peers = [...taken].filter(([name, time]) => name !== ours && timed(time));
   const [fastest, time] = peers.reduce((best, peer) => (peer[1] < best[1] ? peer : best), [null, Infinity]);
@@ -82,9 +64,9 @@ function sentence(machine, sizes, choice) {
   return `${start}${ours}: ${duration(found.microseconds)}, ${percent(found.share)} of ${allows}${compare}.`;
 }
 
-function limit_label(machine, sizes, choice) {
+function limit_label(machine, layer, choice) {
   if (machine.kind === "layer") return "limit, measured copy or product";
-  const what = { memory: "copy", arithmetic: "product" }[pace(machine, sizes, choice)];
+  const what = { memory: "copy", arithmetic: "product" }[pace(...bound(machine, layer, choice))];
   return machine.kind === "measured" ? `limit, measured ${what}` : "limit by the datasheet";
 }
 
@@ -92,9 +74,9 @@ function limit_label(machine, sizes, choice) {
 
 const SCALE = 6; // times our time: longer bars of other kernels are cut, so that the near ones can be compared
 
-function bars(machine, sizes, choice) {
+function bars(machine, layer, choice) {
   const taken = [...times(machine, choice)];
-  const { limit, microseconds } = quantities(machine, sizes, choice);
+  const { limit, microseconds } = quantities(machine, layer, choice);
   const longest = Math.max(limit, ...taken.map(([, time]) => time).filter(timed));
   const end = machine.kind === "measured" ? Math.min(longest, SCALE * Math.max(limit, microseconds ?? 0)) : longest;
   const row = (name, kind, time) => {
@@ -108,14 +90,16 @@ function bars(machine, sizes, choice) {
     "dl",
     {},
     ...taken.map(([name, time], i) => row(name, i ? "peer" : "ours", time)),
-    row(limit_label(machine, sizes, choice), "limit", limit),
+    row(limit_label(machine, layer, choice), "limit", limit),
   );
   list.style.setProperty("--limit", limit / end);
-  return longest > end ? [list, h("p", { class: "mla-part-quiet" }, "A bar that fades goes on beyond the scale.")] : [list];
+  return longest > end
+    ? [list, h("p", { class: "mla-part-quiet" }, "A bar that fades goes on beyond the scale.")]
+    : [list];
 }
 
-function numbers(machine, sizes, choice) {
-  const found = quantities(machine, sizes, choice);
+function numbers(machine, layer, choice) {
+  const found = quantities(machine, layer, choice);
   const missing = machine.kind === "datasheet" ? "not measured yet" : "no time";
   const ours = machine.kernels[0];
   const entries = [
@@ -129,77 +113,71 @@ function numbers(machine, sizes, choice) {
   ];
   return entries
     .filter(([, name]) => name in found)
-    .map(([label, name, written]) => quantity(label, name, found[name] ?? "", found[name] === null ? missing : written(found[name])));
+    .map(([label, name, written]) => quantity(label, name, found[name], written, missing));
 }
 
 // --- the view
 
 function render({ model, el }) {
-  const { machines, ...sizes } = JSON.parse(model.get("results"));
-  const prefix = `mla-measured-${++views}`;
-  const note = h("p", { class: "mla-part-note", role: "status" });
-  const summary = h("p", { class: "mla-part-summary", "aria-live": "polite" });
+  const { machines, layer: dims } = JSON.parse(model.get("data"));
+  const layer = exact(dims);
+  const view = new View({ model, el }, "measured-results", "What was measured");
   const chart = h("div", { class: "mla-measured-bars" });
   const answers = h("dl");
-  const about = h("p", { class: "mla-part-quiet mla-measured-about" });
+  const about = h("p", { class: "mla-part-quiet mla-part-about" });
 
-  const present = () => machines.find(({ name }) => name === model.get("machine"));
-  const fitted = ({ axes }) => Object.fromEntries(SETTINGS.map((name) => [name, nearest(sizes, axes[name], model.get(name))]));
+  const machine_of = (name) => machines.find((machine) => machine.name === name);
+  const present = () => machine_of(model.get("machine"));
+  const fitted = ({ axes }, choice) =>
+    Object.fromEntries(SETTINGS.map((name) => [name, nearest(layer, axes[name], choice[name])]));
+  const chosen = () => fitted(present(), Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)])));
   const written = (value) => (timed(value) ? count(value) : value);
 
-  function take(settings, said) {
-    for (const [name, value] of Object.entries(settings)) model.set(name, value);
-    model.save_changes();
-    note.textContent = said;
-  }
-  function picker(name, label, change) {
-    const select = h("select", { name, id: `${prefix}-${name}` });
-    select.addEventListener("change", () => change(select.value));
-    return { select, element: h("div", { class: `mla-measured-${name}` }, h("label", { for: select.id }, label), select) };
-  }
   function move(name) {
-    const [machine, before] = [machines.find((machine) => machine.name === name), fitted(present())];
-    const after = Object.fromEntries(SETTINGS.map((setting) => [setting, nearest(sizes, machine.axes[setting], before[setting])]));
+    const before = chosen();
+    const after = fitted(machine_of(name), before);
     const moved = SETTINGS.filter((setting) => after[setting] !== before[setting]);
-    const changes = moved.map((setting) => `${LABELS[setting]}: ${written(before[setting])} became ${written(after[setting])}`);
-    take({ machine: name, ...after }, changes.length ? `${changes.join("; ")}, the nearest here.` : "");
+    const changes = moved.map(
+      (setting) => `${LABELS[setting]}: ${written(before[setting])} became ${written(after[setting])}`,
+    );
+    view.set({ machine: name, ...after }, changes.length ? `${changes.join("; ")}, the nearest here.` : "");
   }
-  const machine_picker = picker("machine", "machine", move);
-  const pickers = SETTINGS.map((name) =>
-    picker(name, LABELS[name], (text) => take({ [name]: present().axes[name].find((value) => `${value}` === text) }, "")),
-  );
-  const option = (value, text) => h("option", { value }, text);
   const title = (machine) => (machine.kind === "datasheet" ? `${machine.title} (not measured yet)` : machine.title);
-  machine_picker.select.append(...machines.map((machine) => option(machine.name, title(machine))));
+  const machine_picker = view.picker({
+    name: "machine",
+    label: "machine",
+    choices: options(machines.map((machine) => [machine.name, title(machine)])),
+    take: move,
+  });
+  const pickers = SETTINGS.map((name) =>
+    view.picker({
+      name,
+      label: LABELS[name],
+      choices: [],
+      read: () => chosen()[name],
+      take: (text) => view.set({ [name]: present().axes[name].find((value) => `${value}` === text) }),
+    }),
+  );
   let offered = null; // the machine whose values the pickers hold
 
   function paint() {
-    const machine = present();
-    const choice = fitted(machine);
-    machine_picker.select.value = machine.name;
-    pickers.forEach(({ select }, i) => {
-      const values = machine.axes[SETTINGS[i]];
-      if (machine !== offered) select.replaceChildren(...values.map((value) => option(value, written(value))));
-      select.value = choice[SETTINGS[i]];
-    });
+    const [machine, choice] = [present(), chosen()];
+    if (machine !== offered) {
+      for (const [i, { select }] of pickers.entries()) {
+        select.replaceChildren(...options(machine.axes[SETTINGS[i]].map((value) => [value, written(value)])));
+      }
+    }
     offered = machine;
-    summary.textContent = sentence(machine, sizes, choice);
-    chart.replaceChildren(...bars(machine, sizes, choice));
-    answers.replaceChildren(...numbers(machine, sizes, choice));
+    for (const picker of [machine_picker, ...pickers]) picker.paint();
+    view.summary.textContent = sentence(machine, layer, choice);
+    chart.replaceChildren(...bars(machine, layer, choice));
+    answers.replaceChildren(...numbers(machine, layer, choice));
     about.textContent = machine.about;
   }
 
-  const root = h(
-    "div",
-    { class: "mla-part", "data-widget": "measured-results", role: "group", "aria-label": "What was measured" },
-    h("div", { class: "mla-part-controls mla-measured-controls" }, ...[machine_picker, ...pickers].map(({ element }) => element)),
-    note,
-    summary,
-    chart,
-    h("div", { class: "mla-measured-numbers" }, answers),
-    about,
-  );
-  return live({ model, el, root, paint, settings: ["machine", ...SETTINGS] });
+  const figures = h("div", { class: "mla-measured-numbers" }, answers);
+  const fields = controls([machine_picker, ...pickers]);
+  return view.show(["machine", ...SETTINGS], paint, fields, view.note, view.summary, chart, figures, about);
 }
 
 export default { render };

@@ -1,19 +1,11 @@
-"""The dial of chapter 6: positions in, score out, with one toy head three times.
+"""Positions in, score out, with one toy head three times.
 
 Rotated as usual; with the bracket moved across the rotation, as if absorption were allowed; and decoupled.
 ``rope_dial.js`` computes the same in the browser, with functions of the same names.
 """
 
-import json
+from mla_edu.book.widgets.parts import Number, Widget, source
 
-import anywidget
-import torch
-import traitlets
-
-from mla_edu.book.widgets.parts import check_integer, source
-from mla_edu.ops.rope import rope_frequencies, rotate
-
-LIMITS = {"key_position": (0, 63), "distance": (0, 63)}
 THETA = 100.0  # a small base: every pair turns within a few dozen tokens
 VECTORS = {
     "q": [-0.2, -0.7, 1.2, 1.0, 0.8, -0.2, -0.1, -0.9],
@@ -40,11 +32,19 @@ def quantities(key_position: int, distance: int) -> dict[str, float]:
         ``rotated``, the ordinary score q^T R_{s-t} W_UK c; ``absorbed``, (W_UK^T q)^T c, which knows no distance, and
         its ``error`` as a stand-in for the first; ``content``, ``rotary`` and their sum ``decoupled``.
     """
+    import torch  # the other widgets do without it
+
+    from mla_edu.ops.rope import rope_frequencies, rotate
+
+    def turned(x: torch.Tensor, position: int) -> torch.Tensor:
+        frequencies = rope_frequencies(len(x), THETA)
+        return rotate(x[None, None, None], torch.tensor([[position]]), frequencies, pairing="interleaved").flatten()
+
     q, w_uk, c, q_rope, k_rope = (torch.tensor(numbers, dtype=torch.float64) for numbers in VECTORS.values())
     query_position = key_position + distance
-    rotated = _turned(q, query_position) @ _turned(w_uk @ c, key_position)
+    rotated = turned(q, query_position) @ turned(w_uk @ c, key_position)
     absorbed = (q @ w_uk) @ c
-    rotary = _turned(q_rope, query_position) @ _turned(k_rope, key_position)
+    rotary = turned(q_rope, query_position) @ turned(k_rope, key_position)
     found = {
         "rotated": rotated,
         "absorbed": absorbed,
@@ -56,23 +56,14 @@ def quantities(key_position: int, distance: int) -> dict[str, float]:
     return {name: score.item() for name, score in found.items()}
 
 
-def _turned(x: torch.Tensor, position: int) -> torch.Tensor:
-    frequencies = rope_frequencies(len(x), THETA)
-    return rotate(x[None, None, None], torch.tensor([position]), frequencies, pairing="interleaved").flatten()
-
-
-class RopeDial(anywidget.AnyWidget):
-    """A query and a key as turning hands, and their score against the distance between them.
-
-    Its settings are attributes; so are its answers, for the settings of the moment.
-    """
+class RopeDial(Widget):
+    """A query and a key as turning hands, and their score against the distance between them."""
 
     _esm = source("rope_dial.js")
     _css = source("rope_dial.css")
 
-    key_position = traitlets.Int().tag(sync=True)
-    distance = traitlets.Int().tag(sync=True)
-    toy = traitlets.Unicode().tag(sync=True)  # vectors, base and limits for the browser, in JSON
+    key_position = Number(0, 63)
+    distance = Number(0, 63)
 
     def __init__(self, key_position: int = 0, distance: int = 5):
         """A view with these settings.
@@ -84,41 +75,19 @@ class RopeDial(anywidget.AnyWidget):
         Raises:
             ValueError: a number out of range.
         """
-        toy = json.dumps({**VECTORS, "theta": THETA, "limits": LIMITS})
-        super().__init__(key_position=key_position, distance=distance, toy=toy)
+        super().__init__({**VECTORS, "theta": THETA}, key_position=key_position, distance=distance)
 
-    @traitlets.validate(*LIMITS)
-    def _valid_number(self, proposal):
-        name = proposal["trait"].name
-        check_integer(name, proposal["value"], *LIMITS[name])
-        return proposal["value"]
-
-    def _quantities(self) -> dict[str, float]:
+    @property
+    def quantities(self) -> dict[str, float]:
+        """``quantities`` of the present settings."""
         return quantities(self.key_position, self.distance)
 
-    @property
-    def rotated(self) -> float:
-        """The score of the query and the key, both rotated by their positions."""
-        return self._quantities()["rotated"]
-
-    @property
-    def absorbed(self) -> float:
-        """What the absorbed query computes when the rotation is left out of the bracket."""
-        return self._quantities()["absorbed"]
-
-    @property
-    def decoupled(self) -> float:
-        """The content part, which is the absorbed score, and the rotary part."""
-        return self._quantities()["decoupled"]
-
-    def _repr_mimebundle_(self, **kwargs):
-        """The widget, and its answers in words for viewers that run none."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        found = {name: f"{value:.3f}" for name, value in self._quantities().items()}
-        text = (
+    def text(self) -> str:
+        """Where query and key stand, and their three scores."""
+        found = {name: f"{value:.3f}" for name, value in self.quantities.items()}
+        return (
             f"query at {self.key_position + self.distance}, key at {self.key_position}, distance {self.distance}\n"
             f"rotated {found['rotated']}\n"
             f"bracket moved across the rotation {found['absorbed']}, off by {found['error']}\n"
             f"decoupled: content {found['content']} + rotary {found['rotary']} = {found['decoupled']}"
         )
-        return data | {"text/plain": text, "text/html": f"<pre>{text}</pre>"}, metadata

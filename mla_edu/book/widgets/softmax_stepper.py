@@ -1,15 +1,11 @@
-"""The stepper of chapter 13: one row of scores read tile by tile, and the state of the online softmax after each.
+"""One row of scores read tile by tile, and the state of the online softmax after each tile.
 
 ``softmax_stepper.js`` computes the same in the browser, with a function of the same name.
 """
 
-import json
 import math
 
-import anywidget
-import traitlets
-
-from mla_edu.book.widgets.parts import check_integer, source
+from mla_edu.book.widgets.parts import Number, Widget, source
 
 SCORES = [
     0.4, -0.7, 0.9, -1.1, 0.2, 1.3, -0.4, 0.8, 2.1, 0.3, -0.9, 1.1,
@@ -19,7 +15,6 @@ VALUES = [
     1.0, -0.5, 0.3, 0.8, -1.2, 0.6, 0.9, -0.1, -0.8, 1.1, 0.4, -0.6,
     0.7, -1.0, 0.2, 1.3, 0.9, -0.3, 0.5, -0.7, 1.2, 0.1, -0.4, 0.8,
 ]  # fmt: skip
-LIMITS = {"tile": (1, len(SCORES)), "step": (0, len(SCORES))}
 
 
 def quantities(tile: int, step: int) -> dict[str, float]:
@@ -43,15 +38,14 @@ def quantities(tile: int, step: int) -> dict[str, float]:
     return {"keys": keys, "m": m, "shrink": shrink, "l": total, "a": a, "out": out, "lse": lse}
 
 
-class SoftmaxStepper(anywidget.AnyWidget):
+class SoftmaxStepper(Widget):
     """A row of 24 scores, how far it has been read, and the online softmax's state at that point."""
 
     _esm = source("softmax_stepper.js")
     _css = source("softmax_stepper.css")
 
-    tile = traitlets.Int().tag(sync=True)
-    step = traitlets.Int().tag(sync=True)
-    row = traitlets.Unicode().tag(sync=True)  # scores, values and limits for the browser, in JSON
+    tile = Number(1, len(SCORES))
+    step = Number(0, len(SCORES))
 
     def __init__(self, tile: int = 4, step: int = 0):
         """A view with these settings.
@@ -63,28 +57,19 @@ class SoftmaxStepper(anywidget.AnyWidget):
         Raises:
             ValueError: a number out of range.
         """
-        row = json.dumps({"scores": SCORES, "values": VALUES, "limits": LIMITS})
-        super().__init__(tile=tile, step=step, row=row)
-
-    @traitlets.validate(*LIMITS)
-    def _valid_number(self, proposal):
-        name = proposal["trait"].name
-        check_integer(name, proposal["value"], *LIMITS[name])
-        return proposal["value"]
+        super().__init__({"scores": SCORES, "values": VALUES}, tile=tile, step=step)
 
     @property
     def quantities(self) -> dict[str, float]:
         """``quantities`` of the present settings."""
         return quantities(self.tile, self.step)
 
-    def _repr_mimebundle_(self, **kwargs):
-        """The widget, and its answers in words for viewers that run none."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
+    def text(self) -> str:
+        """How far it has been read, and the state there."""
         found = self.quantities
-        text = (
+        return (
             f"{found['keys']} of {len(SCORES)} keys read, in tiles of {self.tile}\n"
             f"m {found['m']:.3f}, l {found['l']:.3f}, a {found['a']:.3f}; the last tile shrank the past by "
             f"{found['shrink']:.3f}\n"
             f"out {found['out']:.3f}, log-sum-exp {found['lse']:.3f}"
         )
-        return data | {"text/plain": text, "text/html": f"<pre>{text}</pre>"}, metadata

@@ -1,4 +1,4 @@
-"""The crossover in Python: counts of the layer's own cost function, the chapter's formula, checked settings."""
+"""The crossover in Python: counts of the cost model, the chapter's formula, checked settings."""
 
 import itertools
 import math
@@ -7,8 +7,7 @@ import pytest
 
 from mla_edu import MLAConfig
 from mla_edu.book.widgets import AbsorptionCrossover
-from mla_edu.book.widgets.absorption_crossover import crossover
-from mla_edu.layers.mla import attention_macs
+from mla_edu.cost import absorption_crossover, attention_macs
 from mla_edu.registry import get_model
 
 V3 = get_model("deepseek-v3").config
@@ -17,8 +16,8 @@ CACHED = (0, 1, 2, 3, 100, 4096, 2**20)
 
 def layer(kv_lora_rank, nope=128, rope=64, v=128):
     return MLAConfig(
-        64,
-        4,
+        hidden_size=64,
+        num_attention_heads=4,
         q_lora_rank=None,
         kv_lora_rank=kv_lora_rank,
         qk_nope_head_dim=nope,
@@ -27,41 +26,46 @@ def layer(kv_lora_rank, nope=128, rope=64, v=128):
     )
 
 
-def test_answers_are_those_of_attention_macs():
-    widget = AbsorptionCrossover("deepseek-v2", new_tokens=7, cached_tokens=100)
-    macs = attention_macs(V3, 7, 107)
-    assert widget.expanded_macs == 128 * macs["expanded"]
-    assert widget.absorbed_macs == 128 * macs["absorbed"]
+def both_modes(config, new, keys):
+    return {mode: attention_macs(config, new, keys, mode, causal=False) for mode in ("expanded", "absorbed")}
+
+
+def test_answers_are_those_of_the_cost_model():
+    found = AbsorptionCrossover("deepseek-v2", new_tokens=7, cached_tokens=100).quantities
+    macs = both_modes(V3, 7, 107)
+    assert (found["expanded_macs"], found["absorbed_macs"]) == (macs["expanded"], macs["absorbed"])
+    assert found["ratio"] == macs["absorbed"] / macs["expanded"]
+    assert found["crossover"] == absorption_crossover(V3, 100)
 
 
 @pytest.mark.parametrize(("rank", "cached"), list(itertools.product((129, 200, 512, 8192), CACHED)))
 def test_crossover_is_the_last_count_at_which_absorbed_costs_no_more(rank, cached):
     config = layer(rank)
-    most = crossover(config, cached)
-    after = attention_macs(config, most + 1, cached + most + 1)
+    most = absorption_crossover(config, cached)
+    after = both_modes(config, most + 1, cached + most + 1)
     assert after["absorbed"] > after["expanded"]
     if most:
-        last = attention_macs(config, most, cached + most)
+        last = both_modes(config, most, cached + most)
         assert last["absorbed"] <= last["expanded"]
 
 
 @pytest.mark.parametrize("cached", [1000, 2**20])
-def test_crossover_solves_the_equation_of_chapter_5(cached):
-    most = crossover(V3, cached)
+def test_crossover_solves_the_equation_of_the_chapter(cached):
+    most = absorption_crossover(V3, cached)
     assert most == math.floor(1 / ((2 * 512 - 256) / (512 * 256) + 1 / (cached + most)))
 
 
 def test_nothing_crosses_over_an_empty_cache_or_below_a_narrow_latent():
-    assert crossover(V3, 0) == 0
-    assert crossover(layer(128), 1000) is None  # 2 d_c = d_nope + d_v
-    macs = attention_macs(layer(128), 10**6, 10**6 + 1000)
+    assert absorption_crossover(V3, 0) == 0
+    assert absorption_crossover(layer(128), 1000) is None  # 2 d_c = d_nope + d_v
+    macs = both_modes(layer(128), 10**6, 10**6 + 1000)
     assert macs["absorbed"] <= macs["expanded"]
 
 
 def test_heads_scale_the_cost_and_leave_the_crossover():
-    one, many = AbsorptionCrossover(heads=1), AbsorptionCrossover(heads=1024)
-    assert many.absorbed_macs == 1024 * one.absorbed_macs
-    assert many.crossover == one.crossover == 169
+    one, many = AbsorptionCrossover(heads=1).quantities, AbsorptionCrossover(heads=1024).quantities
+    assert many["absorbed_macs"] == 1024 * one["absorbed_macs"]
+    assert many["crossover"] == one["crossover"] == 169
 
 
 def test_model_gives_heads_and_latent_until_they_are_set():

@@ -1,20 +1,17 @@
-"""The roofline in Python: the numbers of chapter 12, the cost model's own bounds, checked settings."""
+"""The roofline in Python: the numbers of the chapter, the cost model's own bounds, checked settings."""
 
 import pytest
 
 from mla_edu.book.widgets import DecodeRoofline
-from mla_edu.book.widgets.decode_roofline import FLOPS_PER_ROW, TOKEN_BYTES, quantities
+from mla_edu.book.widgets.decode_roofline import quantities
 from mla_edu.cost import Cost, ridge, step_seconds
 from mla_edu.registry import get_gpu, list_gpus
 
-
-def test_a_row_and_a_token_are_those_of_the_chapter():
-    assert FLOPS_PER_ROW == 2 * (576 + 512)
-    assert TOKEN_BYTES == {"16-bit": 1152, "fp8": 656}
+TOKEN_BYTES = {"bf16": 1152, "fp16": 1152, "fp8_mla": 656}
 
 
 @pytest.mark.parametrize("gpu", list_gpus())
-@pytest.mark.parametrize("dtype", ["16-bit", "fp8"])
+@pytest.mark.parametrize("dtype", TOKEN_BYTES)
 @pytest.mark.parametrize(("heads", "s_q"), [(1, 1), (16, 1), (9, 7), (128, 8)])
 def test_bounds_are_those_of_the_cost_model(gpu, dtype, heads, s_q):
     found = quantities(gpu, heads, s_q, dtype)
@@ -24,16 +21,16 @@ def test_bounds_are_those_of_the_cost_model(gpu, dtype, heads, s_q):
     assert found["flops"] == pytest.approx(million.flops / seconds, rel=1e-12)
     assert found["bandwidth"] == pytest.approx(million.bytes / seconds, rel=1e-12)
     assert found["intensity"] == pytest.approx(million.intensity, rel=1e-12)
-    assert found["ridge"] == ridge(gpu, "fp16")
+    assert found["rows_at_ridge"] == pytest.approx(ridge(gpu, "fp16") * TOKEN_BYTES[dtype] / 2176, rel=1e-12)
 
 
 def test_16_heads_wait_for_memory_and_128_for_arithmetic():
-    few, many = quantities("h200", 16, 1, "16-bit"), quantities("h200", 128, 1, "16-bit")
+    few, many = quantities("h200", 16, 1, "bf16"), quantities("h200", 128, 1, "bf16")
     assert few["bandwidth"] == pytest.approx(4.8e12)
     assert few["flops"] < 989.4e12 == many["flops"]
     assert 109 < many["rows_at_ridge"] < 110
-    assert 62 < quantities("h200", 16, 1, "fp8")["rows_at_ridge"] < 63
-    assert quantities("h200", 32, 4, "16-bit") == many
+    assert 62 < quantities("h200", 16, 1, "fp8_mla")["rows_at_ridge"] < 63
+    assert quantities("h200", 32, 4, "bf16") == many
 
 
 def test_bf16_is_as_fast_as_the_fp16_that_is_counted():
@@ -45,7 +42,7 @@ def test_bf16_is_as_fast_as_the_fp16_that_is_counted():
     ("settings", "message"),
     [
         ({"gpu": "h2000"}, "unknown GPU 'h2000'"),
-        ({"dtype": "fp4"}, "dtype is 'fp4'; expected 16-bit or fp8"),
+        ({"dtype": "16-bit"}, "dtype is '16-bit'; expected bf16, fp16 or fp8_mla"),
         ({"heads": 129}, "heads is 129; expected an integer from 1 to 128"),
         ({"s_q": 0}, "s_q is 0; expected an integer from 1 to 8"),
     ],

@@ -8,7 +8,8 @@ from mla_edu.bench.grid import GRID, Case, cases
 from mla_edu.bench.results import Limits, Machine, Measurement, Results, kernel_sources, layer_steps
 from mla_edu.book.widgets import MeasuredResults
 from mla_edu.book.widgets.measured_board import board
-from mla_edu.book.widgets.measured_results import nearest, pace, quantities, sentence, times
+from mla_edu.book.widgets.measured_results import bound, nearest, quantities, sentence, times
+from mla_edu.cost import pace
 from mla_edu.registry import get_gpu, list_gpus
 
 LAYER_STEPS = layer_steps()
@@ -104,14 +105,14 @@ def test_gpu_without_results_has_bounds_and_no_times():
     assert sentence(h200, CHOICE) == (
         "NVIDIA H200 141GB SXM: not measured yet. By its datasheet a step takes at least 504 µs; memory sets the pace."
     )
-    assert pace(h200, CHOICE | {"heads": 128}) == "arithmetic"
+    assert pace(*bound(h200, CHOICE | {"heads": 128})) == "arithmetic"
 
 
 def test_t4_is_offered_fp16_and_said_to_be_too_small():
     t4, largest = one("t4"), CHOICE | {"context": 2**17, "batch": 128, "dtype": "fp16"}
-    assert t4["axes"]["dtype"] == ["fp16", "fp8"]
+    assert t4["axes"]["dtype"] == ["fp16", "fp8_mla"]
     assert sentence(t4, largest).endswith(" Its 16.0 GB do not hold this cache.")
-    assert "do not hold" not in sentence(t4, largest | {"dtype": "fp8"})
+    assert "do not hold" not in sentence(t4, largest | {"dtype": "fp8_mla"})
 
 
 def test_cpu_is_said_to_be_a_whole_layer():
@@ -146,8 +147,8 @@ def test_a_full_run_stays_small():
         ([1, 8, 32], 100, 32),
         ([8, 32], 16, 8),
         ([1024, 4096], 3000, 4096),
-        (["fp32", "bf16"], "fp8", "bf16"),
-        (["fp16", "fp8"], "bf16", "fp16"),
+        (["fp32", "bf16"], "fp8_mla", "bf16"),
+        (["fp16", "fp8_mla"], "bf16", "fp16"),
     ],
 )
 def test_nearest_is_near_in_ratio(values, wanted, found):
@@ -169,7 +170,7 @@ def test_another_machine_keeps_what_it_has():
     [
         ({"machine": "h2000"}, "machine is 'h2000'; expected one of test-gpu, t4, l4"),
         ({"heads": 17}, "heads is 17; expected 16 on test-gpu"),
-        ({"machine": "h200", "dtype": "fp32"}, "dtype is 'fp32'; expected bf16 or fp8 on h200"),
+        ({"machine": "h200", "dtype": "fp32"}, "dtype is 'fp32'; expected bf16 or fp8_mla on h200"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -31,10 +31,9 @@ def test_decoupled_score_is_the_absorbed_content_and_a_rotary_part_that_moves():
 
 def test_attributes_can_be_set_and_change_the_answers():
     dial = RopeDial(key_position=0, distance=0)
-    assert dial.rotated == pytest.approx(dial.absorbed)
+    assert dial.quantities["rotated"] == pytest.approx(dial.quantities["absorbed"])
     dial.distance = 20
-    assert dial.rotated == quantities(0, 20)["rotated"]
-    assert dial.decoupled == quantities(0, 20)["decoupled"]
+    assert dial.quantities == quantities(0, 20)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""What the caches of all kinds of layers share."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from mla_edu.cache.pages import PageTable
+from mla_edu.cache.table import SequenceTable, Step
+
+
+class LayerCache:
+    """What one layer keeps of the tokens of a table's sequences.
+
+    Attributes:
+        table: which tokens there are, and where; other layers may share it.
+        memory: the tensors that hold them, each ``[*table.memory_shape, ...]``.
+    """
+
+    def __init__(self, table: SequenceTable, *memory: Tensor):
+        self.table = table
+        self.memory = memory
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of the table."""
+        return self.table.batch_size
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens of the longest sequence that fits."""
+        return self.table.max_seq_len
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each sequence holds."""
+        return self.table.lengths
+
+    @property
+    def length(self) -> int:
+        """Tokens that every sequence holds.
+
+        Raises:
+            ValueError: they hold different numbers of tokens.
+        """
+        if len(set(self.lengths)) != 1:
+            raise ValueError(f"lengths is {self.lengths}; expected all equal, or ask for lengths")
+        return self.lengths[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, filled or not."""
+        return sum(tensor.nbytes for tensor in self.memory)
+
+    @property
+    def new_dtype(self) -> torch.dtype:
+        """What new tokens come in."""
+        return self.memory[0].dtype
+
+    def step(self, num_new: int, sequences: Sequence[int] | None = None) -> AbstractContextManager[Step]:
+        """``table.step``: some of the sequences grow, each by ``num_new`` tokens."""
+        return self.table.step(num_new, sequences)
+
+    def truncate(self, length: int, sequences: Sequence[int] | None = None) -> None:
+        """``table.truncate``: forget the tokens past the first ``length``."""
+        self.table.truncate(length, sequences)
+
+    def check(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Raise ``ValueError`` unless new tokens of this dtype on this device can be stored."""
+        held = self.memory[0].device
+        if (dtype, device) != (self.new_dtype, held):
+            raise ValueError(f"new tokens are {dtype} on {device}; expected {self.new_dtype} on {held}, as the cache")
+
+    def _check_new(self, step: Step, **expected: tuple[Tensor, tuple[int, ...]]) -> None:
+        """Raise ``ValueError`` unless every tensor has a token of the given shape for each new one of the step."""
+        for name, (new, shape) in expected.items():
+            wanted = (len(step.sequences), step.num_new, *shape)
+            if new.shape != wanted:
+                raise ValueError(f"{name} has shape {list(new.shape)}; expected {list(wanted)}")
+            self.check(new.dtype, new.device)
+
+
+def check_config(config: object, kind: type) -> None:
+    """Raise ``TypeError`` unless ``config`` is one of a layer of this kind."""
+    if not isinstance(config, kind):
+        raise TypeError(f"config is a {type(config).__name__}; expected a {kind.__name__}")
+
+
+def check_table(table: object) -> None:
+    """Raise ``TypeError`` unless ``table`` is a ``PageTable``."""
+    if not isinstance(table, PageTable):
+        raise TypeError(f"table is a {type(table).__name__}; expected a PageTable")

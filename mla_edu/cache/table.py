@@ -1,0 +1,211 @@
+"""How many tokens each sequence holds, and where they lie: one table for all layers of a model.
+
+A step adds the same number of tokens to some sequences. While it runs, every layer writes its part of the new tokens
+and attends; the lengths grow when it ends, or stay what they were if it fails::
+
+    with table.step(num_new=1):
+        for block, cache in zip(blocks, caches):
+            x = block(x, cache)
+
+A layer that is called outside a step makes one of its own. Within a step nothing is read back from the device and
+nothing copied to it, so that a step over pages can be captured as a CUDA graph.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from jaxtyping import Int, Int32
+from torch import Tensor
+
+
+class Step:
+    """Tokens on their way into some sequences of a table.
+
+    Attributes:
+        sequences: which ones, in the order of the batch.
+        num_new: how many for each; 0 for a step that only looks.
+        lengths: tokens of each sequence, the new ones included.
+        index: ``sequences`` on the device; None where they are all of the table's, in order.
+    """
+
+    def __init__(self, table: "SequenceTable", sequences: Sequence[int] | None, num_new: int):
+        self.table = table
+        self.num_new = num_new
+        self.sequences = tuple(range(table.batch_size) if sequences is None else sequences)
+        self.lengths = [table.lengths[sequence] + num_new for sequence in self.sequences]
+        everything = self.sequences == tuple(range(table.batch_size))
+        self.index = (
+            None if everything else torch.tensor(self.sequences, dtype=torch.long, device=table.seq_lens.device)
+        )
+
+    def select(self, tensor: Tensor) -> Tensor:
+        """The rows of a tensor, one for each sequence of the table, that belong to the step's sequences."""
+        return tensor if self.index is None else tensor[self.index]
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all sequences of the table take part and are equally long."""
+        return self.index is None and len(set(self.lengths)) == 1
+
+    @cached_property
+    def seq_lens(self) -> Int32[Tensor, " batch"]:
+        """``lengths`` on the device."""
+        return self.select(self.table.seq_lens) + self.num_new
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "batch num_new"]:
+        """Of the new tokens, each counted from the start of its sequence."""
+        new = torch.arange(self.num_new, device=self.table.seq_lens.device)
+        return self.select(self.table.seq_lens)[:, None] + new
+
+
+class SequenceTable:
+    """The lengths of a batch of sequences, each in a row of memory of its own.
+
+    Args:
+        batch_size: sequences, numbered from 0.
+        max_seq_len: tokens that fit in each.
+        device: where the caches lie; None for torch's default.
+
+    Attributes:
+        lengths: tokens that each sequence holds, on the host.
+        seq_lens: the same, int32 on the device.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(self, batch_size: int = 1, max_seq_len: int = 4096, device: torch.device | str | None = None):
+        check_sizes(batch_size=batch_size, max_seq_len=max_seq_len)
+        self.max_seq_len = max_seq_len
+        self.lengths = [0] * batch_size
+        self.seq_lens = torch.zeros(batch_size, dtype=torch.int32, device=device)
+        self._running: Step | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences, growing or empty."""
+        return len(self.lengths)
+
+    @property
+    def memory_shape(self) -> tuple[int, int]:
+        """What the memory of a layer begins with: ``(batch_size, max_seq_len)``."""
+        return self.batch_size, self.max_seq_len
+
+    @contextmanager
+    def step(self, num_new: int, sequences: Sequence[int] | None = None) -> Iterator[Step]:
+        """Add ``num_new`` tokens to each of some sequences; within a step under way, take part in it.
+
+        Args:
+            num_new: how many.
+            sequences: which ones, in the order of the batch; None for all, or those of the step under way.
+
+        Raises:
+            ValueError: a sequence is unknown, named twice or would grow past ``max_seq_len``, too few pages are free,
+                or the step under way is another one. Nothing is changed.
+        """
+        if self._running is not None:
+            self._check_same(self._running, num_new, sequences)
+            yield self._running
+            return
+        self.check_sequences(sequences)
+        step = Step(self, sequences, num_new)
+        for sequence, length in zip(step.sequences, step.lengths, strict=True):
+            if num_new < 0 or length > self.max_seq_len:
+                raise ValueError(
+                    f"{num_new} new tokens after {self.lengths[sequence]} cached ones of sequence {sequence}; "
+                    f"expected at most max_seq_len = {self.max_seq_len} in all"
+                )
+        self._reserve(step)
+        self._running = step
+        try:
+            yield step
+        except BaseException:
+            self._running = None
+            self._release(step.sequences)
+            raise
+        self._running = None
+        for sequence, length in zip(step.sequences, step.lengths, strict=True):
+            self.lengths[sequence] = length
+        if step.index is None:
+            self.seq_lens += num_new
+        else:
+            self.seq_lens[step.index] += num_new
+
+    def now(self) -> Step:
+        """The step under way; outside of one, an empty step over all sequences."""
+        return self._running or Step(self, None, 0)
+
+    def truncate(self, length: int, sequences: Sequence[int] | None = None) -> None:
+        """Forget the tokens past the first ``length`` of each sequence that holds more.
+
+        Raises:
+            ValueError: ``length`` is negative, a sequence is unknown or named twice, or a step is under way.
+        """
+        if length < 0:
+            raise ValueError(f"length is {length}; expected at least 0")
+        if self._running is not None:
+            raise ValueError("a step is under way; expected truncate after it")
+        self.check_sequences(sequences)
+        chosen = range(self.batch_size) if sequences is None else sequences
+        for sequence in chosen:
+            self.lengths[sequence] = min(self.lengths[sequence], length)
+        if sequences is None:
+            self.seq_lens.clamp_(max=length)  # nothing crosses from the host: a CUDA graph can hold it
+        else:
+            self.seq_lens.copy_(torch.tensor(self.lengths))
+        self._release(chosen)
+
+    def check_sequences(self, sequences: Sequence[int] | None) -> None:
+        """Raise ``ValueError`` unless all are there and each is named once."""
+        for sequence in () if sequences is None else sequences:
+            if not 0 <= sequence < self.batch_size:
+                raise ValueError(f"sequence is {sequence}; expected 0 to {self.batch_size - 1}")
+        if sequences is not None and len(set(sequences)) != len(sequences):
+            raise ValueError(f"sequences is {list(sequences)}; expected each once")
+
+    def write(self, memory: Tensor, new: Tensor) -> None:
+        """Put the new tokens of the step under way into a layer's memory, ``[*memory_shape, ...]``."""
+        step = self.now()
+        if step.is_even:
+            end = step.lengths[0]
+            memory[:, end - step.num_new : end] = new
+            return
+        for sequence, end, tokens in zip(step.sequences, step.lengths, new, strict=True):
+            memory[sequence, end - step.num_new : end] = tokens
+
+    def read(self, *memory: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+        """What sequences hold, the new tokens included: places in the batch, and views ``[those, length, ...]``.
+
+        All sequences come at once where they are equally long, else one after the other.
+        """
+        step = self.now()
+        if step.is_even:
+            yield slice(None), tuple(each[:, : step.lengths[0]] for each in memory)
+            return
+        for b, (sequence, length) in enumerate(zip(step.sequences, step.lengths, strict=True)):
+            yield slice(b, b + 1), tuple(each[sequence : sequence + 1, :length] for each in memory)
+
+    def _reserve(self, step: Step) -> None:
+        """Make room for a step; a row of memory has it."""
+
+    def _release(self, sequences: Sequence[int]) -> None:
+        """Give back the room past the lengths of some sequences; a row of memory keeps it."""
+
+    @staticmethod
+    def _check_same(running: Step, num_new: int, sequences: Sequence[int] | None) -> None:
+        if num_new != running.num_new:
+            raise ValueError(f"num_new is {num_new}; expected {running.num_new}, as in the step under way")
+        if sequences is not None and tuple(sequences) != running.sequences:
+            raise ValueError(
+                f"sequences is {list(sequences)}; expected {list(running.sequences)}, as in the step under way"
+            )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ``ValueError`` for the first size that is not positive."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; expected at least 1")

@@ -1,0 +1,145 @@
+"""``mla-edu bench``: one command for each grid. Nothing heavy is imported before a command runs."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mla_edu.words import parse_count
+
+if TYPE_CHECKING:
+    from mla_edu.bench.grid import AnyCase
+    from mla_edu.bench.results import Run
+
+app = typer.Typer(rich_markup_mode=None)
+Parts = Annotated[list[str] | None, typer.Argument(help="A part of the grid, such as dtype=bf16 context=4k,64k.")]
+Toy = Annotated[bool, typer.Option(help="At toy size, on a CPU if need be: the times mean nothing.")]
+Seconds = Annotated[float | None, typer.Option(help="Start no case after so many seconds.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder for the file of results; a part is only printed.")]
+
+
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    """Time the decode kernel, or a whole layer, on this machine, beside others and the limit."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def need_torch() -> None:
+    """Raise ``ImportError`` in words where torch is not installed."""
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError("this command needs torch: pip install torch") from None
+
+
+@app.command("kernel")
+def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, results: Folder = None) -> None:
+    """Time the decode kernel on this machine's GPU, beside other kernels that are installed.
+
+    A part of the grid is named by heads, s_q, context, batch and dtype: heads=16,128 dtype=fp8_mla.
+    """
+    need_torch()
+    import torch
+
+    from mla_edu.bench.grid import GRID, TOY, Case
+    from mla_edu.book.goals import GOALS, judge
+
+    has_gpu = torch.cuda.is_available()
+    axes = dict(TOY if toy else GRID)
+    if has_gpu and torch.cuda.get_device_capability() < (8, 0):
+        axes["dtype"] = ("fp16",)  # no bf16, in which an fp8 cache is multiplied
+    chosen = _choose(axes, parts, Case)
+    _check_options(seconds, results)
+    if not toy and not has_gpu:
+        raise ValueError("no GPU; expected one, or --toy for the same steps at toy size on the CPU")
+    if not has_gpu:
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported: not before here
+    from mla_edu.bench import kernel
+    from mla_edu.bench.report import print_report
+    from mla_edu.bench.results import OURS
+
+    found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
+    verdicts = [f"{goal.text:>13} {goal.title}: {judge(goal, found).text}" for goal in GOALS]
+    console = _wide_console()
+    print_report(found, console, verdicts)
+    _finish(found, [OURS], console, None if parts else results)
+
+
+@app.command("layer")
+def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, results: Folder = None) -> None:
+    """Time a decode step of a whole layer, on a GPU or else the CPU, beside the layer of transformers.
+
+    A part of the grid is named by context and dtype: context=4k,16k dtype=fp32.
+    """
+    need_torch()
+    import torch
+
+    from mla_edu.bench.grid import LAYER_GRID, LAYER_TOY, LayerCase
+
+    has_gpu = torch.cuda.is_available()
+    axes = dict(LAYER_TOY if toy else LAYER_GRID)
+    if has_gpu and not toy and torch.cuda.get_device_capability() < (8, 0):
+        axes["dtype"] = ("fp32", "fp16")
+    chosen = _choose(axes, parts, LayerCase)
+    _check_options(seconds, results)
+    from mla_edu.bench import layer
+    from mla_edu.bench.report import print_layer_report
+    from mla_edu.bench.results import LAYERS
+
+    found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
+    console = _wide_console()
+    print_layer_report(found, console)
+    _finish(found, LAYERS, console, None if parts else results)
+
+
+def _choose(axes: Mapping[str, Sequence[Any]], parts: Sequence[str] | None, kind: "type[AnyCase]") -> "list[AnyCase]":
+    from mla_edu.bench.grid import cases
+
+    return list(cases({**axes, **dict(parse_part(part, axes, kind.dtypes) for part in parts or ())}, kind))
+
+
+def parse_part(text: str, axes: Mapping[str, Any], dtypes: Sequence[str]) -> tuple[str, list[int] | list[str]]:
+    """``"context=1k,64k"`` as an axis of the grid and its values: ``("context", [1024, 65536])``.
+
+    Raises:
+        ValueError: no such axis, or a value that it cannot have.
+    """
+    name, _, values = text.partition("=")
+    if name not in axes or not values:
+        raise ValueError(f"the part is {text!r}; expected one like context=4k,64k of {', '.join(axes)}")
+    if name == "dtype":
+        for value in values.split(","):
+            if value not in dtypes:
+                raise ValueError(f"dtype is {value!r}; expected {', '.join(dtypes[:-1])} or {dtypes[-1]}")
+        return name, values.split(",")
+    return name, [parse_count(value, name) for value in values.split(",")]
+
+
+def _check_options(seconds: float | None, results: Path | None) -> None:
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise ValueError(f"--seconds is {seconds}; expected a number of at least 0")
+    if results is not None and not (results.is_dir() and os.access(results, os.W_OK)):
+        raise ValueError(f"--results is {results}; expected a folder that exists and can be written to")
+
+
+def _wide_console() -> Console:
+    console = Console()
+    return Console(width=max(console.width, 120), highlight=False, soft_wrap=True)
+
+
+def _finish(found: "Run", ours: Sequence[str], console: Console, folder: Path | None) -> None:
+    """Write the results, and fail if what is ours is wrong or fails anywhere."""
+    if folder is not None:
+        console.print(f"written to {found.write(folder)}")
+    faults = [each for each in found.measurements if each.kernel in ours and each.why_not]
+    faults = [each for each in faults if str(each.why_not).startswith(("wrong", "failed"))]
+    if faults:
+        first = f"{faults[0].case}: {faults[0].why_not}"
+        raise ValueError(f"{faults[0].kernel} is wrong or fails in {len(faults)} cases, first {first}")

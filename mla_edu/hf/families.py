@@ -1,0 +1,75 @@
+"""What every model of a family has, whatever its ``config.json`` says (``families.yaml``)."""
+
+import functools
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mla_edu.validation import Flag, PositiveInt, PositiveNumber, load_yaml
+
+SAME_AS = {"kimi_k2": "deepseek_v3"}  # remote code with the same attention layer
+
+
+class AttentionFacts(BaseModel):
+    """One full-attention layer of a family. A flag is a constant, or the name under which the file holds it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    theta: PositiveNumber | None  # base of the rotary angles where the file is silent; None: no rotation, ever
+    rope: dict[str, Any] | None = None  # rotary settings where the file has none
+    nested_rope: Flag = False  # rope_parameters has one entry for each type of layer
+    rotated_width: str | None = None  # a second name for qk_rope_head_dim
+    qkv_bias: Flag | str = False  # in MLA: the bias of q_a_proj, kv_a_proj_with_mqa and o_proj
+    o_bias: Flag | str = False
+    unless: tuple[str, ...] = ()  # switches of the file that make another layer of it
+    rope_interleave: Flag | str = True  # MLA
+    scaled_latents: Flag = False  # LongCat-Flash: sqrt(hidden_size / rank) on both latents
+    growing_queries: Flag = False  # Mistral 4: llama_4_scaling_beta
+
+
+class Family(BaseModel):
+    """One family of transformers' decoders."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str  # how the types of the layers follow where the file does not list them: layer_types.RULES
+    rest: str | None = None  # of the rule "every" and "no_rope": the type of the layers that are not full
+    n: PositiveInt | None = None  # one layer in n is full,
+    key: str | None = None  # n's name in the file,
+    at: int | None = None  # and the full one's place among the n; None: the last
+    names: tuple[str, ...] = ()  # names of its own for numbers that others call otherwise: see Dimensions
+    defaults: dict[str, Any] = {}  # of its config class
+    never_null: tuple[str, ...] = ()  # numbers that its class computes nothing for where the file says null
+    whole_heads: Flag = False  # its class refuses a hidden_size that is no multiple of the heads
+    required: tuple[str, ...] = ()  # numbers that its class computes nothing for where the file is silent
+    attention: AttentionFacts | None = None  # None: GQAConfig and MLAConfig cannot express its layer
+    loads: Flag = False  # our layers compute what its layers compute
+    per_block: PositiveInt = 1  # attention layers in one block of the file
+    tensors: str = "layers.{block}.self_attn"  # what the tensors of an attention layer are called
+    ignored_tensors: tuple[str, ...] = ()  # of that layer, not of attention over all tokens
+
+
+UNKNOWN = Family(rule="full")
+
+
+@functools.cache
+def _entries() -> dict[str, dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = load_yaml("mla_edu.hf", "families.yaml")
+    return known | {name: known[other] for name, other in SAME_AS.items()}
+
+
+def list_families() -> list[str]:
+    """Every ``model_type`` that is known."""
+    return list(_entries())
+
+
+def loadable_families() -> list[str]:
+    """Those whose attention layer ours computes."""
+    return sorted(name for name, entry in _entries().items() if entry.get("loads"))
+
+
+@functools.cache
+def get_family(name: str) -> Family:
+    """The family of a ``model_type``; ``UNKNOWN`` where transformers 5.23 has none of that name."""
+    entry = _entries().get(name)
+    return UNKNOWN if entry is None else Family(**entry)

@@ -1,0 +1,36 @@
+"""Which files of unknown families are plain: multi-head or latent attention over all tokens, in every layer.
+
+A family that transformers 5.23 does not have may do anything under a name of its own. So its file is read only if every
+name in it is known to leave the cache alone (``plain.yaml``).
+"""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from mla_edu.validation import load_yaml
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    names = load_yaml("mla_edu.hf", "plain.yaml")
+    return frozenset(itertools.chain(names["read"], *names["harmless"]))
+
+
+def check_plain(hf: Mapping[str, Any]) -> None:
+    """Check the file of a family that is not known.
+
+    Raises:
+        ValueError: a name in the file is not known to be harmless, or the number of key/value heads is missing.
+    """
+    name, idle = hf["model_type"], set()
+    if hf.get("sliding_window") is None or hf.get("use_sliding_window") is False:
+        idle |= {"sliding_window", "use_sliding_window", "max_window_layers"}
+    if isinstance(hf.get("layer_types"), list) and set(map(str, hf["layer_types"])) == {"full_attention"}:
+        idle |= {"layer_types"}
+    for key, value in hf.items():
+        if value is not None and key not in _known() | idle:
+            raise ValueError(f"model_type {name!r} is not known, and {key} = {str(value)[:40]} may change its cache")
+    if hf.get("kv_lora_rank") is None and hf.get("num_key_value_heads") is None and hf.get("num_kv_heads") is None:
+        raise ValueError(f"model_type {name!r} is not known, and its config.json gives no num_key_value_heads")

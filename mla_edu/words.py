@@ -1,0 +1,43 @@
+"""Numbers in words, as the command line, the tables and the widgets write them; ``words.js`` does the same."""
+
+import re
+
+
+def digits(number: float) -> str:
+    """Three significant digits, and no fewer before the point: 0.750, 85.1, 1,230."""
+    return f"{round(number):,}" if number >= 99.95 else f"{number:#.3g}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes with a decimal unit: 512 B, 70.3 kB, 4.80 TB."""
+    units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
+    while num_bytes >= 999.5 and len(units) > 1:
+        num_bytes, units = num_bytes / 1000, units[1:]
+    return f"{num_bytes:.0f} B" if units[0] == "B" else f"{digits(num_bytes)} {units[0]}"
+
+
+def duration(microseconds: float) -> str:
+    """Time with a unit: 85.1 µs, 7.04 ms."""
+    return f"{digits(microseconds / 1e3)} ms" if microseconds >= 999.5 else f"{digits(microseconds)} µs"
+
+
+def percent(share: float) -> str:
+    """A share: 83%, and below ten per cent with two digits."""
+    return f"{round(100 * share):,}%" if share >= 0.0995 else f"{100 * share:#.2g}%"
+
+
+def ratio(number: float) -> str:
+    """How many times: 53x, 1.9x, 0.75x."""
+    return f"{number:.0f}x" if number >= 9.95 else f"{number:#.2g}x"
+
+
+def parse_count(text: str, option: str) -> int:
+    """``"4096"``, ``"128k"`` (131 072) or ``"1m"`` (1 048 576) as a number.
+
+    Raises:
+        ValueError: anything else, zero, and numbers of more than 12 digits.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,11})([km]?)", text.strip().casefold(), flags=re.ASCII)
+    if match is None:
+        raise ValueError(f"{option} is {text!r}; expected a positive number such as 4096, 128k or 1m")
+    return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2]]

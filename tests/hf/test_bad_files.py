@@ -1,0 +1,127 @@
+"""Files that say null, another type, or nonsense: refused by name, or read as transformers reads them."""
+
+import copy
+import itertools
+import json
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mla_edu import config_from_hf
+from mla_edu.hf import spec_from_hf
+from mla_edu.hf.dimensions import ALIASES, Dimensions
+from mla_edu.hf.families import SAME_AS, get_family, list_families, loadable_families
+from tiny_families import saved
+
+FAMILIES = [name for name in list_families() if name not in SAME_AS]
+WRONG = [None, True, False, "8", "", 1.5, 8.0, -1, 0, [], [1], {}, {"a": 1}, float("nan")]
+FLAGS = {
+    "attention_bias",
+    "qkv_bias",
+    "o_bias",
+    "use_bias",
+    "bias",
+    "enable_bias",
+    "attention_out_bias",
+    "rope_interleave",
+}
+
+
+def theirs(file):
+    """The file as transformers understands it, written out; None where it refuses."""
+    try:
+        config = transformers.CONFIG_MAPPING[file["model_type"]].from_dict(copy.deepcopy(file))
+        return json.loads(config.to_json_string(use_diff=False))
+    except Exception:  # whatever its validators raise
+        return None
+
+
+def one_line(error):
+    assert type(error) is ValueError and str(error) and "\n" not in str(error)
+
+
+def read(file):
+    """Cache and layer of a file, or its refusal."""
+    try:
+        spec = spec_from_hf(file)
+    except ValueError as error:
+        one_line(error)
+        return error
+    return spec
+
+
+def known_keys(family):
+    """The names that we read in a file of this family."""
+    names = set(Dimensions.model_fields) | set(itertools.chain(*ALIASES.values())) | FLAGS
+    return sorted(
+        (names | set(get_family(family).defaults)) & set(saved(family))
+        | {"rope_theta", "rope_scaling", "rope_parameters"}
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_a_spoilt_value_is_refused_by_name_or_read_as_transformers_reads_it(family, data):
+    file, key, value = saved(family), data.draw(st.sampled_from(known_keys(family))), data.draw(st.sampled_from(WRONG))
+    file[key] = value
+    found = read(file)
+    if isinstance(found, ValueError):
+        return
+    understood = theirs(file)
+    again = read(saved(family) if understood is None else understood)  # what they refuse may not change anything
+    assert (found.cache, found.state_elements) == (again.cache, again.state_elements)
+    if found.config is not None:
+        assert found.config == again.config
+
+
+def test_more_layers_than_any_model_has_are_refused_at_once():
+    with pytest.raises(ValueError, match=f"num_hidden_layers is {10**30}; expected"):
+        spec_from_hf(saved("llama") | {"num_hidden_layers": 10**30})
+
+
+COUNTED = ["num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"]
+
+
+@pytest.mark.parametrize(
+    ("family", "key"), itertools.product(["llama", "deepseek_v3", "gemma3_text", "qwen3_next"], COUNTED)
+)
+@pytest.mark.parametrize("value", ["8", True, 8.0, [8], {"a": 8}, -8, 0], ids=str)
+def test_a_count_of_another_type_is_refused_with_its_name_and_value(family, key, value):
+    if family == "deepseek_v3" and key == "head_dim":
+        pytest.skip("its class overwrites it")
+    with pytest.raises(ValueError, match=key) as caught:
+        spec_from_hf(saved(family) | {key: value})
+    one_line(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("family", loadable_families())
+@pytest.mark.parametrize(
+    "key", ["rope_theta", "attention_bias", "hidden_size", "kv_lora_rank", "text_config", "rope_scaling"]
+)
+@pytest.mark.parametrize("value", [None, True, "10000", [1.0], {}], ids=str)
+def test_a_layer_is_refused_or_has_no_null_in_it(family, key, value):
+    own = SAME_AS.get(family, family)
+    file = saved(own) | {"model_type": family, key: value}
+    for rope in ("rope_parameters", "rope_scaling") if key == "rope_theta" else ():
+        file.pop(rope, None)
+    try:
+        found = config_from_hf(file)
+    except ValueError as error:
+        one_line(error)
+        return
+    assert (found.rope_theta is None) == (family == "kimi_linear")
+
+
+@pytest.mark.parametrize("text", [None, {}, [], "x", 3])
+def test_a_text_config_that_is_no_object_is_refused_and_null_is_none(text):
+    file = saved("deepseek_v3") | {"text_config": text}
+    if text is None:
+        assert spec_from_hf(file) == spec_from_hf(saved("deepseek_v3"))
+        return
+    with pytest.raises(ValueError, match="text_config is|model_type is None") as caught:
+        spec_from_hf(file)
+    one_line(caught.value)
