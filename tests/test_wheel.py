@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from typer.main import get_command
+
+from mla_edu.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -31,6 +34,8 @@ IMPORT_ALL = """
 import importlib, pkgutil, mla_edu
 
 for module in pkgutil.walk_packages(mla_edu.__path__, "mla_edu."):
+    if module.name.endswith("__main__"):
+        continue
     try:
         importlib.import_module(module.name)
     except ImportError as error:
@@ -118,13 +123,13 @@ def test_nothing_but_the_wheel_and_what_it_requires_is_there(bare, run):
     assert "No module named 'pytest'" in found.stderr
 
 
-def commands():
-    from mla_edu.cli import app
+def commands(command, *names):
+    yield list(names)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *names, name)
 
-    return [command.name or command.callback.__name__ for command in app.registered_commands]
 
-
-@pytest.mark.parametrize("command", [[], *([name] for name in commands())])
+@pytest.mark.parametrize("command", commands(get_command(app)), ids=" ".join)
 def test_every_command_explains_itself(bare, run, command):
     found = run(bare, "mla-edu", *command, "--help")
     assert (found.returncode, found.stderr) == (0, "")
@@ -139,7 +144,7 @@ def test_facts_need_no_extra(bare, run):
 
 
 MISSING = {
-    "kernels": [["mla-edu", "kernels", "sm_90"], ["mla-edu", "bench", "--toy"]],
+    "kernels": [["mla-edu", "kernels", "sm_90"], ["mla-edu", "bench", "kernel", "--toy"]],
     "widgets": [["python", "-c", "import mla_edu.widgets"]],
     "hf": [["python", "-c", "import mla_edu.models as m; m.load_attention('.')"]],
 }
@@ -167,7 +172,9 @@ def test_with_its_extras_every_module_can_be_imported(whole, run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["kernels", "sm_90", "--heads", "16"], ["bench", "--toy", "s_q=1", "dtype=bf16"]], ids=" ".join
+    "arguments",
+    [["kernels", "sm_90", "--heads", "16"], ["bench", "kernel", "--toy", "s_q=1", "dtype=bf16"]],
+    ids=" ".join,
 )
 def test_with_its_extra_a_command_does_its_work(whole, run, arguments):
     found = run(whole, "mla-edu", *arguments)
