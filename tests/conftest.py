@@ -6,7 +6,8 @@ import pytest
 
 SLOW = (  # kernels that are interpreted or compiled case by case, and whole runs of commands
     "bench/test_command.py",
-    "bench/test_run.py",
+    "bench/test_kernel.py",
+    "bench/test_layer.py",
     "book/test_measured_chapter.py",
     "kernels/test_decode.py",
     "kernels/test_launch.py",

@@ -112,7 +112,7 @@ def test_sizes_have_units_of_a_person(num_bytes, text):
         (["deepseek-v3", "--gpu", "h20"], "unknown GPU 'h20'; nearest: h200"),
         (["deepseek-v3", "--dtype", "int4"], "dtype is 'int4'"),
         (["deepseek-v3", "--weights-dtype", "fp8_mla"], "dtype is 'fp8_mla'"),
-        (["llama-3-8b", "--dtype", "fp8_mla"], "layer of kind 'gqa'; expected 'mla'"),
+        (["llama-3-8b", "--dtype", "fp8_mla"], "llama-3-8b of kind 'gqa'; expected 'mla'"),
         (["nowhere/config.json"], "nowhere/config.json: no such file"),
     ],
 )

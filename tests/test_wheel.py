@@ -146,7 +146,10 @@ def test_facts_need_no_extra(bare, run):
 MISSING = {
     "kernels": [["mla-edu", "kernels", "sm_90"], ["mla-edu", "bench", "kernel", "--toy"]],
     "widgets": [["python", "-c", "import mla_edu.widgets"]],
-    "hf": [["python", "-c", "import mla_edu.models as m; m.load_attention('.')"]],
+    "hf": [
+        ["python", "-c", "import mla_edu.models as m; m.load_attention('.')"],
+        ["mla-edu", "bench", "layer", "--toy"],
+    ],
 }
 
 
@@ -173,7 +176,11 @@ def test_with_its_extras_every_module_can_be_imported(whole, run):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["kernels", "sm_90", "--heads", "16"], ["bench", "kernel", "--toy", "s_q=1", "dtype=bf16"]],
+    [
+        ["kernels", "sm_90", "--heads", "16"],
+        ["bench", "kernel", "--toy", "s_q=1", "dtype=bf16"],
+        ["bench", "layer", "--toy"],
+    ],
     ids=" ".join,
 )
 def test_with_its_extra_a_command_does_its_work(whole, run, arguments):

@@ -11,7 +11,6 @@ from mla_edu.cost import (
     CacheFormat,
     Cost,
     attention_cost,
-    attention_macs_per_score,
     bytes_per_number,
     kernel_cost,
     kv_cache_bytes,
@@ -23,7 +22,6 @@ from mla_edu.registry import get_model
 LAYER = cast(MLAConfig, get_model("deepseek-v3").config)  # latent 512, rotary 64, as in all of DeepSeek's models
 RANK = LAYER.kv_lora_rank
 ROPE = LAYER.qk_rope_head_dim
-FLOPS_PER_SCORE = 2 * attention_macs_per_score(LAYER, "absorbed") // LAYER.num_attention_heads
 PAGE_SIZE = 64
 LITE = cast(MLAConfig, get_model("deepseek-v2-lite").config)  # the layer that is timed whole
 

@@ -9,17 +9,18 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 import mla_edu.bench.results
+import mla_edu.bench.run
 from mla_edu.bench.grid import GRID, cases
 from mla_edu.bench.results import MEASURED, Limits, Machine, Measurement, Results, kernel_sources
 
 CHAPTER = Path(__file__).resolve().parents[2] / "book" / "16-measured.ipynb"
 
 
-def synthetic_results() -> Results:
+def synthetic_results(grid=tuple(cases(GRID)), toy=False) -> Results:
     """Ours reaches half of the limit everywhere, SGLang a quarter, eager is out of memory."""
     limits = Limits(copy_bytes_per_s=4e12, matmul_flop_per_s=8e14)
     measurements = []
-    for case in cases(GRID):
+    for case in grid:
         least = limits.microseconds(case)
         for kernel, factor in {"ours": 2, "sglang": 4}.items():
             measurements.append(Measurement(case=case, kernel=kernel, microseconds=factor * least, spread=0, error=0))
@@ -29,7 +30,7 @@ def synthetic_results() -> Results:
         versions={"torch": "2.13.0"},
         date="2026-01-02",
         sources=kernel_sources(),
-        toy=False,
+        toy=toy,
         limits=limits,
         floor_microseconds=2.5,
         kernels={"ours": "1", "flashinfer-fa3": "not installed", "sglang": "1", "eager": "1"},
@@ -39,13 +40,17 @@ def synthetic_results() -> Results:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """What each code cell prints and shows, run with the results of a GPU that does not exist."""
+    """What each code cell prints and shows, run with the results of a GPU that does not exist.
+
+    No kernel is interpreted: the chapter as it is committed does that.
+    """
     folder = tmp_path_factory.mktemp("measured")
     shutil.copy(MEASURED / "layer-cpu.json", folder)
     synthetic_results().write(folder)
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mla_edu.bench.results, "MEASURED", folder)
+        patch.setattr(mla_edu.bench.run, "run", lambda grid, device, toy: synthetic_results(grid, toy))
         shell = InteractiveShell()
         for cell in nbformat.read(CHAPTER, as_version=4).cells:
             if cell.cell_type == "code" and "%pip" not in cell.source:

@@ -5,7 +5,7 @@ import pytest
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.hf import CacheGroup
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
-from mla_edu.registry.entry import parse_count
+from mla_edu.registry.entry import Entry, parse_count
 from mla_edu.validation import load_yaml
 
 ENTRIES = {entry["name"]: entry for entry in load_yaml("mla_edu.registry", "models.yaml")}
@@ -90,9 +90,32 @@ def test_sparse_attention_adds_an_index_key_where_a_layer_owns_an_indexer(name, 
     assert kv(name, 1) == spec.num_layers * 576
 
 
-def test_mistral_large_3_is_counted_from_the_sum_alone():
+def test_mistral_large_3_is_known_by_its_cache_alone():
     spec = get_model("mistral-large-3-675b")
-    assert spec.config is None and kv(spec.name, 1) == 61 * 576
+    assert spec.config is None and "not seen" in spec.no_config
+    assert (spec.kv_lora_rank, spec.qk_rope_head_dim) == (512, 64) and kv(spec.name, 1) == 61 * 576
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "new_model"}, "family is 'new_model'; expected one of families.yaml"),
+        ({"family": None}, "family is None and attention None; expected one of them"),
+        ({"layers": {"attention": 61}}, "layers has attention; expected full_attention"),
+        ({"colour": "red"}, "colour"),
+        ({"layers": {"full_attention": "61"}}, "layers.full_attention"),
+    ],
+)
+def test_an_entry_that_is_none_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Entry(**ENTRIES["deepseek-v3"] | changes)
+
+
+@pytest.mark.parametrize("value", [{"kv_lora_rnak": 512}, {"kv_lora_rank": "512"}, {"hidden_size": None}])
+def test_a_value_of_another_name_or_type_is_refused(value):
+    entry = ENTRIES["deepseek-v3"]
+    with pytest.raises(ValueError, match=next(iter(value))):
+        Entry(**entry | {"values": entry["values"] | value}).spec()
 
 
 def test_glm_5_3_flash_has_no_rotary_slice_and_pools_its_index_keys():
