@@ -8,11 +8,15 @@ SLOW = (  # kernels that are interpreted or compiled case by case, and whole run
     "bench/test_command.py",
     "bench/test_kernel.py",
     "bench/test_layer.py",
+    "book/test_check_cpus.py",
     "book/test_measured_chapter.py",
+    "book/test_run_notebook.py",
     "kernels/test_decode.py",
     "kernels/test_launch.py",
     "kernels/test_mutations.py",
+    "kernels/test_nan.py",
     "kernels/test_offline.py",
+    "kernels/test_offsets.py",
     "test_wheel.py",
 )
 

@@ -129,7 +129,7 @@ def commands(command, *names):
         yield from commands(inner, *names, name)
 
 
-@pytest.mark.parametrize("command", commands(get_command(app)), ids=" ".join)
+@pytest.mark.parametrize("command", list(commands(get_command(app))), ids=" ".join)
 def test_every_command_explains_itself(bare, run, command):
     found = run(bare, "mla-edu", *command, "--help")
     assert (found.returncode, found.stderr) == (0, "")
