@@ -79,7 +79,8 @@ def _serve(command: list[str], environment: dict[str, str], folder: str) -> None
     os.chdir(folder)
     options = command[command.index("ipykernel_launcher") + 1 :]
     sys.argv = [ipykernel_launcher.__file__, *options]
-    launch_new_instance(argv=options)
+    # With a parent it does not tell the terminal how to end it.
+    launch_new_instance(argv=[*options, f"--IPKernelApp.parent_handle={os.getppid()}"])
 
 
 def _end_with_the_client() -> None:

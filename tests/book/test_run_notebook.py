@@ -64,6 +64,11 @@ def test_a_forked_kernel_gives_what_a_new_process_gives(write, monkeypatch):
     assert any(entry.state.get("angle") == 3 for entry in state.state.values())
 
 
+def test_a_kernel_says_nothing_on_the_terminal(write, capfd):
+    run(write(["print(1)"]), warm=True)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_one_notebook_does_to_its_kernel_no_other_sees(write):
     run(write(["import torch\ntorch.manual_seed(1)\ntorch.left = 1", "import os\nos.environ['LEFT'] = '1'"]), warm=True)
     executed = run(write(["import os\nimport torch\nprint(hasattr(torch, 'left'), os.environ.get('LEFT'))"]), warm=True)
