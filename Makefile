@@ -41,7 +41,7 @@ book: $(INDEX) ## Build the book into _build/html
 
 test: lint types shapes book ## Run every check: style, types, package, notebooks, rendered pages
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest -n 2 --dist loadscope
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: venv-full ## Run the quick tests, in about a minute
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests

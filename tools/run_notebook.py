@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,7 @@ def _serve(command: list[str], environment: dict[str, str], folder: str) -> None
     import torch
     from ipykernel.kernelapp import launch_new_instance
 
+    threading.Thread(target=_end_with_the_client, daemon=True).start()
     torch.seed()
     np.random.seed()
     os.environ.clear()
@@ -77,7 +79,14 @@ def _serve(command: list[str], environment: dict[str, str], folder: str) -> None
     os.chdir(folder)
     options = command[command.index("ipykernel_launcher") + 1 :]
     sys.argv = [ipykernel_launcher.__file__, *options]
+    # With a parent it does not tell the terminal how to end it.
     launch_new_instance(argv=[*options, f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+
+def _end_with_the_client() -> None:
+    """A kernel lives no longer than the process that asked for it, however that one ends."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run(

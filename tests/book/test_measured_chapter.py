@@ -16,7 +16,7 @@ from mla_edu.bench.results import MEASURED, Limits, Machine, Measurement, Result
 CHAPTER = Path(__file__).resolve().parents[2] / "book" / "16-measured.ipynb"
 
 
-def synthetic_results(grid=tuple(cases(GRID)), toy=False) -> Results:
+def synthetic_results(grid, toy=False) -> Results:
     """Ours reaches half of the limit everywhere, SGLang a quarter, eager is out of memory."""
     limits = Limits(copy_bytes_per_s=4e12, matmul_flop_per_s=8e14)
     measurements = []
@@ -46,7 +46,7 @@ def shown(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("measured")
     shutil.copy(MEASURED / "layer-cpu.json", folder)
-    synthetic_results().write(folder)
+    synthetic_results(cases(GRID)).write(folder)
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mla_edu.bench.results, "MEASURED", folder)

@@ -1,6 +1,10 @@
 """A notebook run in a kernel that was forked gives what it gives in a new process."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -32,6 +36,11 @@ def write(tmp_path):
         return path
 
     return write
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def without_traceback(notebook):
@@ -85,6 +94,30 @@ def test_a_tagged_cell_is_left_out_and_keeps_its_output(write):
     assert run(path, warm=True, skip_cells_with_tag="nbval-skip").cells == nbformat.read(path, as_version=4).cells
 
 
+def test_a_kernel_is_silent_and_ends_with_the_process_that_asked_for_it(write, tmp_path):
+    (tmp_path / "client.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom run_notebook import run\n\n"
+        "if __name__ == '__main__':\n    run(Path(sys.argv[1]), warm=True)\n"
+    )
+    path = write(["import os\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))", "while True: pass"])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, tmp_path / "client.py", path]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        while not (tmp_path / "pid").exists() or not (pid := (tmp_path / "pid").read_text()):
+            assert client.poll() is None
+            time.sleep(0.1)
+        client.kill()
+        client.wait()
+        for _ in range(600):  # a minute at most: one that stayed would stay for ever
+            if not is_running(pid):
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(int(pid), signal.SIGKILL)
+            pytest.fail("the kernel was still there")
+        assert client.stdout.read() == b""
+
+
 def test_no_kernel_is_left_behind(write):
-    pid = int(run(write(["import os\nprint(os.getpid())"]), warm=True).cells[0].outputs[0].text)
-    assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+    pid = run(write(["import os\nprint(os.getpid())"]), warm=True).cells[0].outputs[0].text.strip()
+    assert not is_running(pid)
