@@ -68,9 +68,7 @@ def test_two_modules_that_may_both_be_the_layer_are_refused(tmp_path, indexed):
     content = tensors(OWN, 1) | tensors("language_model.model.layers.0.self_attn", 2)
     index = dict.fromkeys(content, "model.safetensors") if indexed else None
     folder = checkpoint(tmp_path, {"model.safetensors": content}, index)
-    with pytest.raises(
-        ValueError, match=f"{OWN} and language_model.{OWN}; expected"
-    ):
+    with pytest.raises(ValueError, match=f"{OWN} and language_model.{OWN}; expected"):
         load_attention(folder)
 
 
