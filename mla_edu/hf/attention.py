@@ -27,6 +27,9 @@ def attention_config(
     Raises:
         ValueError: neither class can express the layer, or the file leaves a part of it open; says which.
     """
+    kinds = sorted(set(layers) - {"linear_attention"})
+    if family.loads and len(kinds) > 1:
+        raise ValueError(f"the layers are of types {' and '.join(kinds)}; expected one type, which a layer of ours has")
     facts = family.attention
     if facts is None or set(layers) & set(COMPRESSED):
         raise ValueError("the layer is of a kind that GQAConfig and MLAConfig do not have, or of an unknown family")

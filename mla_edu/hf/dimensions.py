@@ -159,27 +159,36 @@ def read_dimensions(hf: Mapping[str, Any], family: Family, name: str) -> Dimensi
     Raises:
         ValueError: a number is missing, null, of another type, or out of range.
     """
-    known = bool(family.defaults)
-    defined = {key for key, default in family.defaults.items() if default is not None}
-    for key in [*(defined - NULLABLE), *family.never_null, *family.required]:
-        if hf.get(key, None if key in family.required else "silent") is None:
-            raise ValueError(f"{key} is None; expected a positive number, as in every {name!r} model")
-    if known and "kv_lora_rank" not in family.defaults and hf.get("kv_lora_rank") is not None:
-        raise ValueError(f"kv_lora_rank is {hf['kv_lora_rank']!r}; expected none in a {name!r} model, which has no MLA")
-    strange = {other for others in ALIASES.values() for other in others} - {*family.names, "layers_block_type"}
-    if known:  # what its class does not have changes nothing, whatever other families mean by it
-        width = "head_dim" if "kv_lora_rank" in family.defaults else "v_head_dim"
-        strange |= {width, "num_kv_shared_layers", "index_head_dim"} - set(family.defaults)
-    defaults = {key: value for key, value in family.defaults.items() if key not in hf}
-    values = {k: v for k, v in {**hf, **defaults}.items() if v is not None and not (known and k in strange)}
-    dims = check(values, name)
-    values |= _nested(dims)
+    _check_given(hf, family, name)
+    values = _own_values(hf, family)
+    values |= _nested(check(values, name))
     if family.per_block > 1:
         values["num_hidden_layers"] = _attention_layers(values, family, name)
     dims = check(values, name)
     if name in SPECIAL:
         dims = dims.model_copy(update=SPECIAL[name](complete(dims, family, name)))
     return complete(dims, family, name)
+
+
+def _check_given(hf: Mapping[str, Any], family: Family, name: str) -> None:
+    """Refuse null where the family's class computes nothing for it, and a latent where it has none."""
+    defined = {key for key, default in family.defaults.items() if default is not None}
+    for key in [*(defined - NULLABLE), *family.never_null, *family.required]:
+        if hf.get(key, None if key in family.required else "silent") is None:
+            raise ValueError(f"{key} is None; expected a positive number, as in every {name!r} model")
+    if family.defaults and "kv_lora_rank" not in family.defaults and hf.get("kv_lora_rank") is not None:
+        raise ValueError(f"kv_lora_rank is {hf['kv_lora_rank']!r}; expected none in a {name!r} model, which has no MLA")
+
+
+def _own_values(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """What the file and the family say, without names of other families, which the family's class would overlook."""
+    values = {**hf, **{key: value for key, value in family.defaults.items() if key not in hf}}
+    strange: set[str] = set()
+    if family.defaults:
+        strange = {other for others in ALIASES.values() for other in others} - {*family.names, "layers_block_type"}
+        width = "head_dim" if "kv_lora_rank" in family.defaults else "v_head_dim"
+        strange |= {width, "num_kv_shared_layers", "index_head_dim"} - set(family.defaults)
+    return {key: value for key, value in values.items() if value is not None and key not in strange}
 
 
 def complete(dims: Dimensions, family: Family, name: str) -> Dimensions:

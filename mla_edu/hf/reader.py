@@ -94,8 +94,6 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
         hf = {**hf, "num_hidden_layers": family.per_block}
     dims = read_dimensions(hf, family, name)
     types = ["full_attention"] if dims.is_mla else layer_types(dims, family, name)
-    if len(set(types)) > 1:
-        raise ValueError(f"layer_types of {name!r} has {' and '.join(sorted(set(types)))}; expected one type for all")
     return attention_config(hf, dims, family, Counter(types))
 
 

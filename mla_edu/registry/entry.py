@@ -49,7 +49,7 @@ class Entry(BaseModel):
     status: Literal["verified", "class_default", "secondary"]
     where: str
     sources: tuple[str, ...]
-    values: dict[str, Any]  # as in Values
+    values: Values
     layers: dict[str, PositiveInt]  # how many layers of each type, by transformers' names
     index_layers: NonNegativeInt = 0  # how many own an indexer
     bytes_per_token_16bit: PositiveInt | None  # of the first token, keys, values and latents; the tests recompute it
@@ -69,17 +69,16 @@ class Entry(BaseModel):
     def spec(self) -> ModelSpec:
         """The model as the cost model sees it."""
         family = Family(rule="full", attention=self.attention) if self.family is None else get_family(self.family)
-        values = Values.model_validate(self.values)
-        dims = complete(values, family, self.name)
+        dims = complete(self.values, family, self.name)
         config, no_config = None, self.no_config
         if no_config is None:
             try:
-                config = attention_config(self.values, dims, family, self.layers)
+                config = attention_config(self.values.model_dump(exclude_unset=True), dims, family, self.layers)
             except ValueError as error:
                 no_config = str(error)
         return ModelSpec(
             **self.model_dump(include={"name", "title", "hf_id", "kind", "status", "where", "sources", "why", "notes"}),
-            num_parameters=parse_count(values.params_total),
+            num_parameters=parse_count(self.values.params_total),
             num_layers=dims.need("num_hidden_layers"),
             max_position_embeddings=dims.max_position_embeddings,
             config=config,

@@ -86,12 +86,14 @@ COUNTED = ["num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_v
 
 
 @pytest.mark.parametrize(
-    ("family", "key"), itertools.product(["llama", "deepseek_v3", "gemma3_text", "qwen3_next"], COUNTED)
+    ("family", "key"),
+    [
+        *itertools.product(["llama", "gemma3_text", "qwen3_next"], COUNTED),
+        *itertools.product(["deepseek_v3"], COUNTED[:-1]),  # its class overwrites head_dim
+    ],
 )
 @pytest.mark.parametrize("value", ["8", True, 8.0, [8], {"a": 8}, -8, 0], ids=str)
 def test_a_count_of_another_type_is_refused_with_its_name_and_value(family, key, value):
-    if family == "deepseek_v3" and key == "head_dim":
-        pytest.skip("its class overwrites it")
     with pytest.raises(ValueError, match=key) as caught:
         spec_from_hf(saved(family) | {key: value})
     one_line(caught.value)
@@ -125,3 +127,12 @@ def test_a_text_config_that_is_no_object_is_refused_and_null_is_none(text):
     with pytest.raises(ValueError, match="text_config is|model_type is None") as caught:
         spec_from_hf(file)
     one_line(caught.value)
+
+
+def test_mistral_files_that_list_two_types_have_no_one_layer():
+    mixed = saved("mistral") | {"layer_types": ["full_attention", "sliding_attention"] * 3}
+    assert spec_from_hf(mixed).config is None
+    with pytest.raises(ValueError, match="types full_attention and sliding_attention; expected one type"):
+        config_from_hf(mixed)
+    assert config_from_hf(mixed | {"layer_types": ["full_attention"] * 6}).sliding_window is None
+    assert config_from_hf(mixed | {"layer_types": ["sliding_attention"] * 6}).sliding_window == 5
