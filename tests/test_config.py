@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import pytest
@@ -215,3 +216,13 @@ def test_an_unusable_config_json_is_one_clear_error(tmp_path, content, message):
 def test_a_missing_config_json_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         config_from_hf(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("config_class", [GQAConfig, MLAConfig])
+def test_a_configuration_takes_its_fields_by_name_and_nothing_else(config_class):
+    parameters = inspect.signature(config_class).parameters
+    assert list(parameters) == list(config_class.model_fields)
+    assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    with pytest.raises(TypeError, match="positional"):
+        config_class(64, 8)
+    assert "__init__" not in vars(config_class)  # a type checker then sees pydantic's

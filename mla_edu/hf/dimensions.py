@@ -11,7 +11,7 @@ from mla_edu.validation import Flag, NonNegativeInt, PositiveInt
 Json = dict[str, Any]
 Size = PositiveInt | None  # None: the file does not say, and the family does not define
 Count = Annotated[PositiveInt, Field(le=10**6)] | None  # of things that are listed one by one
-Names = Annotated[list[str], Field(strict=True)] | None
+Names = Annotated[list[str], Field(strict=True, min_length=1)] | None
 Numbers = list[Annotated[int, Field(strict=True)]] | None
 
 

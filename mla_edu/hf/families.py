@@ -25,6 +25,7 @@ class AttentionFacts(BaseModel):
     rope_interleave: Flag | str = True  # MLA
     scaled_latents: Flag = False  # LongCat-Flash: sqrt(hidden_size / rank) on both latents
     growing_queries: Flag = False  # Mistral 4: llama_4_scaling_beta
+    rotary_share: Flag = False  # Mistral 4: partial_rotary_factor is the share of qk_rope_head_dim in a head
 
 
 class Family(BaseModel):

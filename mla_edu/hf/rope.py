@@ -23,25 +23,24 @@ def read_rope(hf: Mapping[str, Any], facts: AttentionFacts, dims: Dimensions) ->
     if facts.theta is None:
         return None, {}
     old, new = _settings(hf, "rope_scaling"), _settings(hf, "rope_parameters")
-    if facts.nested_rope and ("type" in old or (new and "full_attention" not in hf["rope_parameters"])):
-        raise ValueError(
-            "rope_parameters or rope_scaling is flat or has a type; expected full_attention, and rope_type"
-        )
+    if facts.nested_rope and new and "full_attention" not in hf["rope_parameters"]:
+        raise ValueError(f"rope_parameters has {', '.join(new)}; expected an entry for each type of layer")
+    if facts.nested_rope and "type" in (hf.get("rope_scaling") or ()):  # transformers would overlook it
+        raise ValueError(f"type is {hf['rope_scaling']['type']!r} in rope_scaling; expected it as rope_type")
     if not old and hf.get("rope_parameters") is None:
         new = dict(facts.rope or {})
     beside = {key: hf[key] for key in ("rope_theta", "partial_rotary_factor") if key in hf}
     said: dict[str, Any] = {}
     for settings in (beside, old, new):
-        for name, value in settings.items():
-            key = "rope_type" if name == "type" else name
+        for key, value in settings.items():
             if said.setdefault(key, value) != value:
                 raise ValueError(f"{key} is {said[key]!r} and {value!r}; expected one value in a config.json")
-    if old and (alone := sorted(said.keys() - {*beside, *old, "rope_type"})):  # transformers would overlook it
+    if old and (alone := sorted(said.keys() - {*beside, *old})):  # transformers would overlook it
         raise ValueError(f"{alone[0]} stands in rope_parameters alone; expected it in rope_scaling too, or that away")
     theta = said.pop("rope_theta", facts.theta)
     if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta <= sys.float_info.max:
         raise ValueError(f"rope_theta is {theta!r}; expected a positive number")
-    _check_width(said.pop("partial_rotary_factor", 1.0), dims)
+    _check_width(said.pop("partial_rotary_factor", 1.0), facts, dims)
     kind = said.setdefault("rope_type", "default")
     if kind == "default":
         if unused := sorted(set(said) - {"rope_type", "llama_4_scaling_beta"}):
@@ -57,21 +56,25 @@ def read_rope(hf: Mapping[str, Any], facts: AttentionFacts, dims: Dimensions) ->
 def _settings(hf: Mapping[str, Any], key: str) -> dict[str, Any]:
     """One of the two dictionaries; of a nested one, the settings of the layers with full attention."""
     found = hf.get(key)
-    if found is None:
-        return {}
-    if not isinstance(found, Mapping):
+    if found is not None and not isinstance(found, Mapping):
         raise ValueError(f"{key} is {found!r}; expected a JSON object")
+    if not found:
+        return {}
     if any(isinstance(value, Mapping) for value in found.values()):
         if not isinstance(found.get("full_attention"), Mapping):
             raise ValueError(f"{key} has entries for {', '.join(found)}; expected one for full_attention")
         found = found["full_attention"]
-    return {name: value for name, value in found.items() if not (value is None and name in OPTIONAL)}
+    said = {name: value for name, value in found.items() if not (value is None and name in OPTIONAL)}
+    kind = said.pop("type", said.get("rope_type", "default"))  # the older name
+    if said.setdefault("rope_type", kind) != kind:
+        raise ValueError(f"rope_type is {said['rope_type']!r} and type {kind!r}; expected one value in {key}")
+    return said
 
 
-def _check_width(share: object, dims: Dimensions) -> None:
-    """Of a head all is rotated, in MLA its rotary part."""
+def _check_width(share: object, facts: AttentionFacts, dims: Dimensions) -> None:
+    """All of a head is rotated, in MLA all of its rotary part."""
     shares = [1.0]
-    if dims.is_mla and dims.qk_nope_head_dim and dims.qk_rope_head_dim:
-        shares.append(dims.qk_rope_head_dim / (dims.qk_nope_head_dim + dims.qk_rope_head_dim))
+    if facts.rotary_share:
+        shares.append(dims.need("qk_rope_head_dim") / (dims.need("qk_nope_head_dim") + dims.need("qk_rope_head_dim")))
     if isinstance(share, bool) or share not in shares:
         raise ValueError(f"partial_rotary_factor is {share!r}; expected {' or '.join(map(str, shares))}")

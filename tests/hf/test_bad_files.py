@@ -129,6 +129,11 @@ def test_a_text_config_that_is_no_object_is_refused_and_null_is_none(text):
     one_line(caught.value)
 
 
+def test_an_empty_list_of_layer_types_is_refused():
+    with pytest.raises(ValueError, match=r"layer_types is \[\]; List should have at least 1 item"):
+        spec_from_hf(saved("lfm2") | {"layer_types": []})
+
+
 def test_mistral_files_that_list_two_types_have_no_one_layer():
     mixed = saved("mistral") | {"layer_types": ["full_attention", "sliding_attention"] * 3}
     assert spec_from_hf(mixed).config is None

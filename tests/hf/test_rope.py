@@ -70,6 +70,7 @@ def test_rotary_settings_are_read_as_transformers_reads_them_or_refused(family, 
         {"rope_scaling": YARN, "rope_parameters": LINEAR},
         {"rope_scaling": YARN, "rope_parameters": YARN | {"rope_theta": 1e6}},
         {"rope_scaling": {"rope_type": "linear"}, "rope_parameters": {"factor": 4.0}},
+        {"rope_scaling": {"factor": 4.0}, "rope_parameters": {"rope_type": "linear"}},
         {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}},
         {"rope_theta": 1e4, "rope_scaling": LINEAR | {"rope_theta": 1e6}},
         {"rope_scaling": YARN | {"type": "linear"}},
@@ -97,6 +98,15 @@ def test_contradictions_and_unknown_settings_leave_the_cache_known_and_the_layer
         config_from_hf(file)
     assert str(caught.value) == spec.no_config
     assert "\n" not in spec.no_config
+
+
+def test_only_mistral_4_counts_the_rotary_part_as_a_share_of_the_head():
+    equal = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+    rope = YARN | {"rope_theta": 1e4, "partial_rotary_factor": 0.5, "llama_4_scaling_beta": 0.1}
+    assert config_from_hf(without_rotation("mistral4") | equal | {"rope_parameters": rope}).rope_theta == 1e4
+    del rope["llama_4_scaling_beta"]
+    with pytest.raises(ValueError, match="partial_rotary_factor is 0.5; expected 1.0"):
+        config_from_hf(without_rotation("deepseek_v3") | equal | {"rope_parameters": rope})
 
 
 @pytest.mark.parametrize(
