@@ -44,8 +44,13 @@ def differences(path: Path, warm: bool) -> list[str]:
         return [f"a cell failed\n{error}"]
 
 
-def compare_here(paths: list[Path]) -> bool:
-    """Execute notebooks side by side, as many as there are threads to spare; returns whether all were the same."""
+def compare_here() -> None:
+    """Execute the notebooks named on the command line, as many at once as there are threads to spare.
+
+    Raises:
+        SystemExit: with 1, where an output differs.
+    """
+    paths = [Path(argument) for argument in sys.argv[1:]]
     jobs = max(1, (os.cpu_count() or 1) // int(os.environ["OMP_NUM_THREADS"]))
     same = True
     with ThreadPoolExecutor(jobs) as pool:
@@ -53,22 +58,21 @@ def compare_here(paths: list[Path]) -> bool:
             for words in found:
                 same = False
                 print(f"{path.name}: {words}", flush=True)
-    return same
+    sys.exit(not same)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the outputs that other machines would give.")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="notebooks; all chapters if none is named")
-    parser.add_argument("--here", action="store_true", help="in the environment as it is")
-    arguments = parser.parse_args()
-    paths = longest_first([path.resolve() for path in arguments.paths] or chapters())
-    if arguments.here:
-        sys.exit(not compare_here(paths))
+    paths = longest_first([path.resolve() for path in parser.parse_args().paths] or chapters())
     differing = []
     for machine, environment in MACHINES.items():
         print(f"Executing {len(paths)} notebooks: {machine} ...", flush=True)
-        command = [sys.executable, __file__, "--here", *map(str, paths)]
-        if subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"} | environment).returncode:
+        # By -c, so that there is no script that each kernel would import.
+        command = [sys.executable, "-c", "import check_cpus; check_cpus.compare_here()", *map(str, paths)]
+        tools = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+        here = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": tools}
+        if subprocess.run(command, env=here | environment).returncode:
             differing.append(machine)
     if differing:
         sys.exit(f"Not the same on every machine: {'; '.join(differing)}")

@@ -7,8 +7,6 @@ Nothing of this project is among them, nor does a name of theirs stand in the no
 import multiprocessing
 import os
 import re
-import sys
-import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +15,7 @@ import nbformat
 from jupyter_client.provisioning import LocalProvisioner
 from nbclient import NotebookClient
 
-_IMPORTED_ONCE = [
-    "anywidget",
-    "ipykernel.kernelapp",
-    "ipykernel.zmqshell",
-    "matplotlib.backends.backend_svg",
-    "matplotlib.pyplot",
-    "torch",
-    "torch.utils.flop_counter",
-    "transformers.models.deepseek_v3.modeling_deepseek_v3",
-    "triton.language",
-]
+import forked_kernel
 
 
 class _Forked:
@@ -56,37 +44,12 @@ class _WarmProvisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **options: object) -> dict:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_IMPORTED_ONCE)
-        process = context.Process(target=_serve, args=(cmd, options["env"], options["cwd"]))
+        context.set_forkserver_preload(forked_kernel.IMPORTED_ONCE)
+        process = context.Process(target=forked_kernel.serve, args=(cmd, options["env"], options["cwd"]))
         process.start()
         self.process = _Forked(process)
         self.pid = process.pid
         return self.connection_info
-
-
-def _serve(command: list[str], environment: dict[str, str], folder: str) -> None:
-    """What ``python -m ipykernel_launcher ...`` does, with random numbers of its own."""
-    import ipykernel_launcher
-    import numpy as np
-    import torch
-    from ipykernel.kernelapp import launch_new_instance
-
-    threading.Thread(target=_end_with_the_client, daemon=True).start()
-    torch.seed()
-    np.random.seed()
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    options = command[command.index("ipykernel_launcher") + 1 :]
-    sys.argv = [ipykernel_launcher.__file__, *options]
-    # With a parent it does not tell the terminal how to end it.
-    launch_new_instance(argv=[*options, f"--IPKernelApp.parent_handle={os.getppid()}"])
-
-
-def _end_with_the_client() -> None:
-    """A kernel lives no longer than the process that asked for it, however that one ends."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def run(
