@@ -1,5 +1,6 @@
 """What every configuration class shares: checked numbers, and errors of one line."""
 
+import re
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +69,25 @@ def describe(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+def parse_yaml(text: str) -> Any:
+    """The contents of a YAML text."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the C loader is ten times faster
+
+
 def load_yaml(package: str, name: str) -> Any:
     """The contents of a data file of a package."""
+    return parse_yaml(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+def yaml_parts(package: str, name: str, start: str) -> dict[str, str]:
+    """The entries of a data file as text: a command needs one of them, and all would take it longer than all else.
+
+    Args:
+        package: where the file lies.
+        name: of the file.
+        start: a pattern of an entry's first line, whose group is the entry's name.
+    """
     text = resources.files(package).joinpath(name).read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the C loader is ten times faster
+    found = list(re.finditer(start, text, re.MULTILINE))
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    return {match[1]: text[match.start() : end] for match, end in zip(found, ends, strict=True)}

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mla_edu.validation import Flag, PositiveInt, PositiveNumber, load_yaml
+from mla_edu.validation import Flag, PositiveInt, PositiveNumber, parse_yaml, yaml_parts
 
 SAME_AS = {"kimi_k2": "deepseek_v3"}  # remote code with the same attention layer
 
@@ -54,23 +54,22 @@ UNKNOWN = Family(rule="full")
 
 
 @functools.cache
-def _entries() -> dict[str, dict[str, Any]]:
-    known: dict[str, dict[str, Any]] = load_yaml("mla_edu.hf", "families.yaml")
-    return known | {name: known[other] for name, other in SAME_AS.items()}
+def _texts() -> dict[str, str]:
+    return yaml_parts("mla_edu.hf", "families.yaml", r"^(\w+): \{")
 
 
 def list_families() -> list[str]:
     """Every ``model_type`` that is known."""
-    return list(_entries())
+    return [*_texts(), *SAME_AS]
 
 
 def loadable_families() -> list[str]:
     """Those whose attention layer ours computes."""
-    return sorted(name for name, entry in _entries().items() if entry.get("loads"))
+    return sorted(name for name in list_families() if get_family(name).loads)
 
 
 @functools.cache
 def get_family(name: str) -> Family:
     """The family of a ``model_type``; ``UNKNOWN`` where transformers 5.23 has none of that name."""
-    entry = _entries().get(name)
-    return UNKNOWN if entry is None else Family(**entry)
+    name = SAME_AS.get(name, name)
+    return Family(**parse_yaml(_texts()[name])[name]) if name in _texts() else UNKNOWN

@@ -87,9 +87,9 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
     """
     hf = read_hf_config(source)
     name = hf["model_type"]
-    if name not in loadable_families():
-        raise ValueError(f"model_type is {name!r}; expected one of {', '.join(loadable_families())}")
     family = get_family(name)
+    if not family.loads:
+        raise ValueError(f"model_type is {name!r}; expected one of {', '.join(loadable_families())}")
     if not {"layer_types", "num_hidden_layers", "num_layers"} & set(hf):
         hf = {**hf, "num_hidden_layers": family.per_block}
     dims = read_dimensions(hf, family, name)

@@ -1,20 +1,21 @@
 """The schema of ``models.yaml``: what is written down of one real model."""
 
+import functools
 from decimal import Decimal
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from mla_edu.hf.attention import attention_config
-from mla_edu.hf.dimensions import Dimensions, complete
+from mla_edu.hf.dimensions import Dimensions, check, complete
 from mla_edu.hf.families import UNKNOWN, AttentionFacts, Family, get_family
 from mla_edu.hf.layout import LAYER_TYPES, cache_groups, state_elements
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.validation import Flag, NonNegativeInt, PositiveInt, PositiveNumber
 
 
-class Values(Dimensions):
-    """A model's numbers, under the names of its ``config.json``."""
+class Remarks(BaseModel):
+    """What an entry's values hold besides ``Dimensions``, under the names of a ``config.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +50,7 @@ class Entry(BaseModel):
     status: Literal["verified", "class_default", "secondary"]
     where: str
     sources: tuple[str, ...]
-    values: Values
+    values: dict[str, Any]  # as in Dimensions and Remarks
     layers: dict[str, PositiveInt]  # how many layers of each type, by transformers' names
     index_layers: NonNegativeInt = 0  # how many own an indexer
     bytes_per_token_16bit: PositiveInt | None  # of the first token, keys, values and latents; the tests recompute it
@@ -66,19 +67,24 @@ class Entry(BaseModel):
             raise ValueError(f"layers has {', '.join(unknown)}; expected {', '.join(LAYER_TYPES)}")
         return self
 
+    @functools.cached_property
+    def remarks(self) -> Remarks:
+        """The values that are no dimensions."""
+        return Remarks(**{name: value for name, value in self.values.items() if name not in Dimensions.model_fields})
+
     def spec(self) -> ModelSpec:
         """The model as the cost model sees it."""
         family = Family(rule="full", attention=self.attention) if self.family is None else get_family(self.family)
-        dims = complete(self.values, family, self.name)
+        dims = complete(check(self.values, self.name), family, self.name)
         config, no_config = None, self.no_config
         if no_config is None:
             try:
-                config = attention_config(self.values.model_dump(exclude_unset=True), dims, family, self.layers)
+                config = attention_config(self.values, dims, family, self.layers)
             except ValueError as error:
                 no_config = str(error)
         return ModelSpec(
             **self.model_dump(include={"name", "title", "hf_id", "kind", "status", "where", "sources", "why", "notes"}),
-            num_parameters=parse_count(self.values.params_total),
+            num_parameters=parse_count(self.remarks.params_total),
             num_layers=dims.need("num_hidden_layers"),
             max_position_embeddings=dims.max_position_embeddings,
             config=config,

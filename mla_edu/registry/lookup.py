@@ -3,11 +3,10 @@
 import difflib
 import functools
 from collections.abc import Iterable
-from typing import Any
 
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.registry.entry import Entry
-from mla_edu.validation import load_yaml
+from mla_edu.validation import parse_yaml, yaml_parts
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
@@ -19,18 +18,18 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
 
 
 @functools.cache
-def _entries() -> dict[str, dict[str, Any]]:
-    return {entry["name"]: entry for entry in load_yaml("mla_edu.registry", "models.yaml")}
+def _texts() -> dict[str, str]:
+    return yaml_parts("mla_edu.registry", "models.yaml", r"^- name: (\S+)$")
 
 
 @functools.cache
 def _spec(name: str) -> ModelSpec:
-    return Entry(**_entries()[name]).spec()
+    return Entry(**parse_yaml(_texts()[name])[0]).spec()
 
 
 def list_models() -> list[str]:
     """Names of all models, in the registry's order: MLA first, then MHA, MQA and GQA."""
-    return list(_entries())
+    return list(_texts())
 
 
 def get_model(name: str) -> ModelSpec:
@@ -44,7 +43,7 @@ def get_model(name: str) -> ModelSpec:
         ValueError: no such model; names the nearest.
     """
     wanted = str(name).casefold()
-    for entry in _entries().values():
-        if wanted in (entry["name"], (entry["hf_id"] or entry["name"]).casefold()):
-            return _spec(entry["name"])
+    for known, text in _texts().items():
+        if wanted == known or ("/" in wanted and f"\n  hf_id: {wanted}\n" in text.casefold()):
+            return _spec(known)
     raise unknown("model", name, list_models())

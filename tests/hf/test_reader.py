@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from mla_edu.hf import spec_from_hf
+from mla_edu.hf.families import Family, get_family
 from mla_edu.registry import get_model
 from mla_edu.validation import load_yaml
 from tiny_families import MODELS, tiny_config
@@ -76,6 +77,11 @@ def test_a_file_that_lists_no_layer_types_gives_those_of_the_config_class(family
     hf = json.loads(tiny_config(family).to_json_string(use_diff=False))
     silent = {key: value for key, value in hf.items() if key not in ("layer_types", "no_rope_layers")}
     assert spec_from_hf(silent).cache == spec_from_hf(hf).cache
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_file_read_as_a_whole_and_family_by_family_is_the_same(family):
+    assert get_family(family) == Family(**FAMILIES[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -173,6 +173,18 @@ def test_names_are_found_in_any_case_and_by_repository():
     assert get_model("DeepSeek-V3") is get_model("deepseek-ai/DeepSeek-V3") is get_model("deepseek-v3")
 
 
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_file_read_as_a_whole_and_entry_by_entry_is_the_same(name):
+    assert list_models() == list(ENTRIES)
+    assert get_model(name) == Entry(**ENTRIES[name]).spec()
+    assert ENTRIES[name]["hf_id"] is None or get_model(ENTRIES[name]["hf_id"].upper()) is get_model(name)
+
+
+def test_null_is_no_repository():
+    with pytest.raises(ValueError, match="unknown model 'null'"):
+        get_model("null")
+
+
 def test_an_unknown_model_names_the_nearest():
     with pytest.raises(ValueError, match="unknown model 'deepsek-v3'; nearest: deepseek-v3"):
         get_model("deepsek-v3")
