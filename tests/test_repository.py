@@ -86,11 +86,13 @@ def test_links_to_files_lead_to_files(name):
 
 
 def test_readme_code_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL)
-    names = {}
-    exec(code, names)
+    names, shapes = {}, []
+    for code in re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL):
+        exec(code, names)
+        shapes.append(tuple(names["y"].shape))
+    assert shapes == [(1, 1, 512), (2, 1, 512)]
     assert names["cache"].length == 8
-    assert names["y"].shape == (1, 1, 512)
+    assert names["pages"].lengths == [1, 6]
 
 
 def test_readme_leads_with_what_was_measured():

@@ -11,8 +11,7 @@ import pytest
 
 from mla_edu import GQAConfig
 from mla_edu.book import KEY, NEUTRAL, QUERY, ROPE, VALUE
-from mla_edu.cost import kv_cache_bytes
-from mla_edu.layers.mla import attention_macs
+from mla_edu.cost import attention_macs
 from mla_edu.registry import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -119,8 +118,13 @@ def test_data_flow_shows_the_shapes_and_costs_of_the_layer():
     assert shapes == both + expanded + both + absorbed
 
     costs = [line.split()[0] for line in words("data-flow.svg") if "multiply-adds" in line]
-    longer, shorter = attention_macs(config, 1, 1001), attention_macs(config, 1, 1000)
-    assert costs == [f"{longer[mode] - shorter[mode]:,}" for mode in ("expanded", "absorbed")]
+    one_head = config.model_copy(update={"num_attention_heads": 1})
+
+    def per_token(mode):
+        longer, shorter = (attention_macs(one_head, 1, keys, mode, causal=True) for keys in (1001, 1000))
+        return f"{longer - shorter:,}"
+
+    assert costs == [per_token("expanded"), per_token("absorbed")]
 
 
 MEASURE = """() => {

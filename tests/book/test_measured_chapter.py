@@ -8,8 +8,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+import mla_edu.bench.kernel
 import mla_edu.bench.results
-import mla_edu.bench.run
 from mla_edu.bench.grid import GRID, cases
 from mla_edu.bench.results import MEASURED, Limits, Machine, Measurement, Results, kernel_sources
 
@@ -50,7 +50,7 @@ def shown(tmp_path_factory):
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mla_edu.bench.results, "MEASURED", folder)
-        patch.setattr(mla_edu.bench.run, "run", lambda grid, device, toy: synthetic_results(grid, toy))
+        patch.setattr(mla_edu.bench.kernel, "run", lambda grid, device, toy: synthetic_results(grid, toy))
         shell = InteractiveShell()
         for cell in nbformat.read(CHAPTER, as_version=4).cells:
             if cell.cell_type == "code" and "%pip" not in cell.source:

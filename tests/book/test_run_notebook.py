@@ -97,7 +97,8 @@ def test_a_tagged_cell_is_left_out_and_keeps_its_output(write):
 def test_a_kernel_is_silent_and_ends_with_the_process_that_asked_for_it(write, tmp_path):
     (tmp_path / "client.py").write_text(
         "import sys\nfrom pathlib import Path\nimport forked_kernel\nfrom run_notebook import run\n\n"
-        "if __name__ == '__main__':\n    forked_kernel.IMPORTED_ONCE.clear()  # sooner there\n    run(Path(sys.argv[1]), warm=True)\n"
+        "if __name__ == '__main__':\n    forked_kernel.IMPORTED_ONCE.clear()  # sooner there\n"
+        "    run(Path(sys.argv[1]), warm=True)\n"
     )
     path = write(["import os\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))", "while True: pass"])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
