@@ -11,7 +11,7 @@ import pytest
 
 from mla_edu import GQAConfig
 from mla_edu.book import KEY, NEUTRAL, QUERY, ROPE, VALUE
-from mla_edu.cost import attention_macs
+from mla_edu.cost import attention_macs, kv_cache_bytes
 from mla_edu.registry import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
