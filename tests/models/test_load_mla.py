@@ -15,8 +15,8 @@ import mla_edu.layers.rotary as rotary
 import mla_edu.ops.latent as ops_latent
 from mla_edu import MLAConfig, config_from_hf
 from mla_edu.cache import LatentCache
-from mla_edu.hf.oracle import MLA_FAMILIES, family_attention, family_config, family_model
 from mla_edu.models.load import load_attention
+from mla_edu.models.oracle import MLA_FAMILIES, family_attention, family_config, family_model
 from mla_edu.ops.rope import rotate
 from mla_edu.testing import poison, randomize, relative_error
 from strategies import MLA_YARN, mla_configs

@@ -1,7 +1,7 @@
 import pytest
 
 from mla_edu import MLAConfig
-from mla_edu.hf.oracle import MLA_FAMILIES, family_config
+from mla_edu.models.oracle import MLA_FAMILIES, family_config
 
 WIDTHS = {"q_lora_rank": None, "kv_lora_rank": 7, "qk_nope_head_dim": 5, "qk_rope_head_dim": 6, "v_head_dim": 9}
 MLA = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS)
