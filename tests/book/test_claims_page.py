@@ -22,7 +22,7 @@ RULING = """(target) => {
 def page(browser, serve, html):
     context = browser.new_context(viewport={"width": 1280, "height": 900}, java_script_enabled=False)
     page = context.new_page()
-    page.goto(serve(html) + "book/09-claims-on-trial.html")
+    page.goto(serve(html) + "book/claims-on-trial.html")
     yield page
     context.close()
 

@@ -21,24 +21,24 @@ def with_sliders(*names):
 WIDGETS = {
     "kv-cache-explorer": (
         widgets.KVCacheExplorer,
-        "02-what-the-cache-costs",
+        "what-the-cache-costs",
         ["model", "model-2", "model-3", "model-4", "tokens", "tokens-slider", "batch", "dtype", "gpu"],
     ),
     "absorption-crossover": (
         widgets.AbsorptionCrossover,
-        "05-absorption",
+        "absorption",
         ["model", *with_sliders("heads", "kv_lora_rank", "new_tokens", "cached_tokens")],
     ),
-    "rope-dial": (widgets.RopeDial, "06-decoupled-rope", with_sliders("key_position", "distance")),
+    "rope-dial": (widgets.RopeDial, "decoupled-rope", with_sliders("key_position", "distance")),
     "decode-roofline": (
         widgets.DecodeRoofline,
-        "12-what-a-gpu-can-do",
+        "what-a-gpu-can-do",
         ["gpu", "dtype", *with_sliders("heads", "s_q")],
     ),
-    "softmax-stepper": (widgets.SoftmaxStepper, "13-triton-and-online-softmax", with_sliders("tile", "step")),
+    "softmax-stepper": (widgets.SoftmaxStepper, "triton-and-online-softmax", with_sliders("tile", "step")),
     "measured-results": (
         lambda: widgets.MeasuredResults(measured_gpus(), layer_steps()),
-        "16-measured",
+        "measured",
         ["machine", "dtype", "heads", "s_q", "context", "batch"],
     ),
 }

@@ -11,7 +11,7 @@ from mla_edu.book.widgets import KVCacheExplorer
 from mla_edu.book.widgets.kv_cache_explorer import DTYPES, own_model, quantities
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 
-PAGES = ["book/index.html", "book/02-what-the-cache-costs.html"]
+PAGES = ["book/index.html", "book/what-the-cache-costs.html"]
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8").rstrip(";\n")
 ROOT_OF = '[data-widget="kv-cache-explorer"]'
 NUMBERS = ("bytes_per_token", "bytes_per_sequence", "bytes_total", "num_gpus", "max_sequences", "max_tokens")

@@ -13,7 +13,7 @@ import mla_edu.bench.results
 from mla_edu.bench.grid import GRID, cases
 from mla_edu.bench.results import MEASURED, Limits, Machine, Measurement, Results, kernel_sources
 
-CHAPTER = Path(__file__).resolve().parents[2] / "book" / "16-measured.ipynb"
+CHAPTER = Path(__file__).resolve().parents[2] / "book" / "measured.ipynb"
 
 
 def synthetic_results(grid, toy=False) -> Results:
