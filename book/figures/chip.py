@@ -1,4 +1,4 @@
-"""A GPU and its levels: one multiprocessor large, all of them small, the L2, and the memory outside."""
+"""A GPU and its levels: a multiprocessor, all of them, the L2, the memory outside."""
 
 from svg import arrow, band, centred, drawing, outlined, solid, text
 
@@ -13,7 +13,7 @@ REGISTER_BYTES, SHARED_BYTES = 4 * REGISTERS, MULTIPROCESSOR["sm_90"][0]
 CLOCK = H200.flops["bf16"] / (MULTIPROCESSORS * TENSOR_CORES * 2 * 512)
 SHARED_RATE = MULTIPROCESSORS * BANKS * 4 * CLOCK
 LATENCY = {"L2": 291, "memory": 700}  # cycles, an H100; Dewing 2026
-WIDTH, CHIP, INNER = 400, 290, 226  # of the drawing; height of the chip; width of the multiprocessor
+WIDTH, CHIP, INNER = 400, 290, 226  # all, height of the chip, one multiprocessor
 COLUMNS, PITCH = 11, 11.6
 
 
@@ -29,6 +29,12 @@ def small_ones(x, y):
 
 def kib(size):
     return f"{size // 1024} KiB"
+
+
+def both(number, scale, unit):
+    """A number of the datasheets of the two GPUs with this chip."""
+    values = [f"{getattr(gpu, number) / scale:g} {unit}" for gpu in (H100, H200)]
+    return f"H100 {values[0]}, H200 {values[1]}"
 
 
 def chip():
@@ -62,9 +68,9 @@ def chip():
             centred(WIDTH / 2, 269, f"L2 cache, {L2 // 1024**2} MiB"),
             arrow([(40, CHIP + 44), (40, 283)]),
             text(50, CHIP + 20, f"{LATENCY['memory']} cycles from memory"),
-            text(50, CHIP + 37, f"H100 {H100.bandwidth / 1e12:g} TB/s, H200 {H200.bandwidth / 1e12:g} TB/s"),
+            text(50, CHIP + 37, both("bandwidth", 1e12, "TB/s")),
             band(0, CHIP + 46, WIDTH, 72),
-            text(12, CHIP + 66, f"*memory*: H100 {H100.memory / 1e9:g} GB, H200 {H200.memory / 1e9:g} GB"),
+            text(12, CHIP + 66, f"*memory*: {both('memory', 1e9, 'GB')}"),
             *[solid(12, CHIP + 76 + 7 * i, WIDTH - 24, 5, "key") for i in range(5)],
             solid(0, CHIP + 136, 12, 12, "key"),
             text(18, CHIP + 146, "cached rows, tiles"),
@@ -77,11 +83,12 @@ def chip():
 def label():
     """The drawing in words."""
     return (
-        f"A chip with {MULTIPROCESSORS} multiprocessors, one drawn large. It has {TENSOR_CORES} tensor cores, "
-        f"{kib(REGISTER_BYTES)} of registers, which hold sums of values, and {kib(SHARED_BYTES)} of shared memory "
-        f"with queries and two tiles of the cache; shared memory delivers {SHARED_RATE / 1e12:.0f} TB/s over all "
-        f"multiprocessors. Below them the L2 cache, {L2 // 1024**2} MiB, {LATENCY['L2']} cycles away. Outside the "
-        f"chip the memory, {LATENCY['memory']} cycles away, which holds the cached rows: "
-        f"{H100.memory / 1e9:g} GB at {H100.bandwidth / 1e12:g} TB/s in an H100, {H200.memory / 1e9:g} GB at "
-        f"{H200.bandwidth / 1e12:g} TB/s in an H200."
+        f"A chip with {MULTIPROCESSORS} multiprocessors, one drawn large. It has "
+        f"{TENSOR_CORES} tensor cores, {kib(REGISTER_BYTES)} of registers, which hold "
+        f"sums of values, and {kib(SHARED_BYTES)} of shared memory with queries and "
+        f"two tiles of the cache; shared memory delivers {SHARED_RATE / 1e12:.0f} TB/s "
+        f"over all multiprocessors. Below them the L2 cache, {L2 // 1024**2} MiB, "
+        f"{LATENCY['L2']} cycles away. Outside the chip the memory, "
+        f"{LATENCY['memory']} cycles away, which holds the cached rows: "
+        f"{both('memory', 1e9, 'GB')}, at {both('bandwidth', 1e12, 'TB/s')}."
     )

@@ -1,4 +1,4 @@
-"""A tile of C = A B: the program that makes it, and the strips of A and B along which it walks."""
+"""A tile of C = A B, and the strips of A and B along which its program walks."""
 
 from svg import arrow, band, centred, drawing, outlined, solid, text
 
@@ -15,8 +15,10 @@ RIGHT = C_X + WIDE * SIDE
 
 def grid(x, y, rows, columns):
     """A matrix, cut into tiles."""
-    cells = [(x + SIDE * j, y + SIDE * i) for i in range(rows) for j in range(columns)]
-    return [outlined(left + 0.5, top + 0.5, SIDE - 1, SIDE - 1, "neutral") for left, top in cells]
+    tops = [y + SIDE * i + 0.5 for i in range(rows)]
+    lefts = [x + SIDE * i + 0.5 for i in range(columns)]
+    side = SIDE - 1
+    return [outlined(a, b, side, side, "neutral") for b in tops for a in lefts]
 
 
 def strip(x, y, along, kind, is_row):
@@ -55,7 +57,11 @@ def matmul_tiles():
             text(RIGHT + 8, C_Y + HIGH * SIDE / 2 + 4, "*C*"),
             arrow([(A_X + DEEP * SIDE + 6, middle[1]), (C_X - 6, middle[1])]),
             arrow([(middle[0], B_Y + DEEP * SIDE + 6), (middle[0], C_Y - 6)]),
-            text(A_X, A_Y + HIGH * SIDE + 42, f"program ({ROW}, {COLUMN}) at step {STEP}: a tile of {{A}}, a tile of {{B}}"),
+            text(
+                A_X,
+                A_Y + HIGH * SIDE + 42,
+                f"program ({ROW}, {COLUMN}), step {STEP}: a tile of *A*, a tile of *B*",
+            ),
         ],
     )
 
@@ -63,7 +69,9 @@ def matmul_tiles():
 def label():
     """The drawing in words."""
     return (
-        f"The matrix A, {HIGH} by {DEEP} tiles, stands to the left of C, {HIGH} by {WIDE} tiles, and B, {DEEP} by "
-        f"{WIDE} tiles, above it. Program ({ROW}, {COLUMN}) makes one tile of C. It walks along row {ROW} of A's "
-        f"tiles and down column {COLUMN} of B's, {DEEP} steps; the tiles of step {STEP} are filled."
+        f"The matrix A, {HIGH} by {DEEP} tiles, stands to the left of C, {HIGH} by "
+        f"{WIDE} tiles, and B, {DEEP} by {WIDE} tiles, above it. Program ({ROW}, "
+        f"{COLUMN}) makes one tile of C. It walks along row {ROW} of A's tiles and "
+        f"down column {COLUMN} of B's, {DEEP} steps; the tiles of step {STEP} are "
+        "filled."
     )
