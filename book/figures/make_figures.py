@@ -6,12 +6,14 @@ by hand as SVG: the page supplies ink, font and colours, in light and in dark mo
 
 from pathlib import Path
 
+from bottleneck import bottleneck
 from cache_per_token import cache_per_token
 from data_flow import data_flow
 from four_attentions import four_attentions, multi_head, one_latent, shared_heads
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "bottleneck.svg": bottleneck,
     "attention-latent.svg": one_latent,
     "attention-multi-head.svg": multi_head,
     "attention-shared-heads.svg": shared_heads,
