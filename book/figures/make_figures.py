@@ -6,6 +6,7 @@ by hand as SVG: the page supplies ink, font and colours, in light and in dark mo
 
 from pathlib import Path
 
+from bottleneck import bottleneck
 from cache_per_token import cache_per_token
 from chip import chip
 from data_flow import data_flow
@@ -14,6 +15,7 @@ from matmul_tiles import matmul_tiles
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "bottleneck.svg": bottleneck,
     "attention-latent.svg": one_latent,
     "attention-multi-head.svg": multi_head,
     "attention-shared-heads.svg": shared_heads,
