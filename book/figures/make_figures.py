@@ -6,6 +6,7 @@ by hand as SVG: the page supplies ink, font and colours, in light and in dark mo
 
 from pathlib import Path
 
+from cache_growing import cache_growing
 from cache_per_token import cache_per_token
 from data_flow import data_flow
 from four_attentions import four_attentions, multi_head, one_latent, shared_heads
@@ -15,6 +16,7 @@ DRAWINGS = {
     "attention-latent.svg": one_latent,
     "attention-multi-head.svg": multi_head,
     "attention-shared-heads.svg": shared_heads,
+    "cache-growing.svg": cache_growing,
     "cache-per-token.svg": cache_per_token,
     "data-flow.svg": data_flow,
     "four-attentions.svg": four_attentions,
