@@ -15,7 +15,7 @@ from svg import (
 )
 
 FIRST, STEPS, SEEN = 3, 3, 5  # position of the first drawn token; steps; the last
-PANEL, GUTTER, LEGEND = 120, 20, 58
+PANEL, GUTTER, LEGEND = 118, 15, 58
 CELL = 14  # of the matrix of weights, and between the rows of the cache
 MATRIX = 34  # top of the matrix
 CACHE = MATRIX + (SEEN + 1) * CELL + 36
