@@ -7,6 +7,7 @@ by hand as SVG: the page supplies ink, font and colours, in light and in dark mo
 from pathlib import Path
 
 from bottleneck import bottleneck
+from cache_growing import cache_growing
 from cache_per_token import cache_per_token
 from chip import chip
 from data_flow import data_flow
@@ -19,6 +20,7 @@ DRAWINGS = {
     "attention-latent.svg": one_latent,
     "attention-multi-head.svg": multi_head,
     "attention-shared-heads.svg": shared_heads,
+    "cache-growing.svg": cache_growing,
     "cache-per-token.svg": cache_per_token,
     "chip.svg": chip,
     "data-flow.svg": data_flow,

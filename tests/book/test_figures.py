@@ -108,6 +108,18 @@ def test_parts_show_the_numbers_of_the_whole(name):
     assert all(count in label for count in shown)
 
 
+def test_the_cache_grows_by_one_key_and_one_value_a_step():
+    """A panel has a query, one weight for each key, and the earlier steps' weights as dots."""
+    for position, panel in zip(
+        (3, 4, 5), ElementTree.fromstring(read("cache-growing.svg")).findall("{*}g"), strict=True
+    ):
+        styles = [rect.get("style", "") for rect in panel.iter(RECT)]
+        cached = {kind: sum(f"fill:var(--mla-{kind}," in style for style in styles) for kind in ("key", "value")}
+        assert cached == {"key": position + 1, "value": position + 1}
+        assert sum("stroke:var(--mla-query," in style for style in styles) == 1 + position + 1
+        assert len(panel.findall("{*}circle")) == position * (position + 1) / 2
+
+
 @pytest.mark.parametrize("name", GROWTH)
 def test_parts_show_no_rotary_part(name):
     assert "rotary part" not in words(name)
