@@ -8,10 +8,13 @@ from pathlib import Path
 
 from cache_per_token import cache_per_token
 from data_flow import data_flow
-from four_attentions import four_attentions
+from four_attentions import four_attentions, multi_head, one_latent, shared_heads
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "attention-latent.svg": one_latent,
+    "attention-multi-head.svg": multi_head,
+    "attention-shared-heads.svg": shared_heads,
     "cache-per-token.svg": cache_per_token,
     "data-flow.svg": data_flow,
     "four-attentions.svg": four_attentions,
