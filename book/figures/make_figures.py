@@ -8,14 +8,26 @@ from pathlib import Path
 
 from cache_per_token import cache_per_token
 from data_flow import data_flow
+from decode_kernel import (
+    block_table,
+    merge_of_two,
+    program_grid,
+    rows_and_mask,
+    tile_twice,
+)
 from four_attentions import four_attentions
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "block-table.svg": block_table,
     "cache-per-token.svg": cache_per_token,
     "data-flow.svg": data_flow,
+    "decode-merge.svg": merge_of_two,
+    "decode-rows.svg": rows_and_mask,
+    "decode-tile.svg": tile_twice,
     "four-attentions.svg": four_attentions,
     "four-attentions-wide.svg": lambda: four_attentions(across=4),
+    "program-grid.svg": program_grid,
 }
 
 if __name__ == "__main__":
