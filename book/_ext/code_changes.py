@@ -55,6 +55,12 @@ def fold(found):
     return parts
 
 
+def struck(line):
+    """A removed line: its indentation is not struck through."""
+    code = line.lstrip()
+    return f"{line[: len(line) - len(code)]}<s>{escape(code)}</s>"
+
+
 def difference(before, after):
     """What changed, in HTML. That the function has another name alone is no change."""
     if name(before) and name(after):
@@ -64,9 +70,10 @@ def difference(before, after):
     html = []
     for kind, lines in fold(runs(before, after)):
         element = {"removed": "del", "added": "ins"}.get(kind, "span")
-        shown = (
-            map(escape, lines) if kind == "removed" else (next(coloured) for _ in lines)
-        )
+        if kind == "removed":
+            shown = [struck(line) for line in lines]
+        else:
+            shown = [next(coloured) for _ in lines]
         block = "".join(f"<{element}>{line}</{element}>" for line in shown)
         block = f"<pre>{block}</pre>"
         if kind == "folded":
