@@ -15,10 +15,13 @@ from decode_kernel import (
     rows_and_mask,
     tile_twice,
 )
-from four_attentions import four_attentions
+from four_attentions import four_attentions, multi_head, one_latent, shared_heads
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "attention-latent.svg": one_latent,
+    "attention-multi-head.svg": multi_head,
+    "attention-shared-heads.svg": shared_heads,
     "block-table.svg": block_table,
     "cache-per-token.svg": cache_per_token,
     "data-flow.svg": data_flow,

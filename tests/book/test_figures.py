@@ -90,6 +90,30 @@ def test_cached_numbers_are_computed(name):
     assert all(count in label for count in shown)
 
 
+GROWTH = {  # what the parts of that figure show: groups of MHA, GQA and MQA, or the latent alone
+    "attention-multi-head.svg": [V3.config.num_attention_heads],
+    "attention-shared-heads.svg": [V3.config.num_attention_heads, 8, 1],
+    "attention-latent.svg": [8, None],
+}
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_parts_show_the_numbers_of_the_whole(name):
+    shown = [line.split("= ")[1] for line in words(name) if line.startswith("cached: ")]
+    width, latent = V3.config.qk_nope_head_dim, V3.config.kv_lora_rank
+    assert shown == [f"{2 * groups * width if groups else latent:,}" for groups in GROWTH[name]]
+    whole = [line.split("= ")[1] for line in words("four-attentions.svg") if line.startswith("cached: ")]
+    assert set(shown) - {f"{latent:,}"} <= set(whole)
+    label = ElementTree.fromstring(read(name)).get("aria-label")
+    assert all(count in label for count in shown)
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_parts_show_no_rotary_part(name):
+    assert "rotary part" not in words(name)
+    assert "--mla-rope" not in read(name)
+
+
 def test_cached_boxes_are_as_wide_as_their_tensors():
     config, boxes = V3.config, {}
     *shared, latent = ElementTree.fromstring(read("four-attentions.svg")).findall("{*}g")
