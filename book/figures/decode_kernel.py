@@ -265,7 +265,7 @@ def merge_of_two():
         outlined(140, y, 36, high, "neutral"),
         centred(158, y + 15, "−∞"),
         arrow([(178, y + 10), (204, y + 10)]),
-        text(210, y + 15, "0, and nothing is loaded"),
+        text(210, y + 15, "0; no output is loaded"),
     ]
     y = first + 3 * pitch + 14
     parts = " + ".join(f"{weight:g} · split {i}" for i, weight in enumerate(weights))
