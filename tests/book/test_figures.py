@@ -281,3 +281,13 @@ def test_a_linked_figure_becomes_part_of_the_page():
     assert 'aria-label="Four panels' in figure.astext()
     assert isinstance(paragraph, nodes.paragraph)
     assert not list(document.findall(nodes.image))
+
+
+def test_bottleneck_has_the_widths_of_the_chapter():
+    config = GQAConfig(hidden_size=128, num_attention_heads=8, num_key_value_heads=8, head_dim=16)
+    shown = [re.sub(r"\D", "", line) for line in words("bottleneck.svg") if re.search(r"\d", line)]
+    hidden, cached, latent = config.hidden_size, config.elements_per_token, config.elements_per_token // 4
+    assert shown == list(map(str, [hidden, cached, hidden, latent]))
+    solid = [r for r in ElementTree.fromstring(read("bottleneck.svg")).iter(RECT) if "fill:" in r.get("style", "")]
+    kinds = [re.search(r"--mla-(\w+)|$", r.get("style"))[1] for r in solid]
+    assert kinds.count("key") == 1 + 8 + 1 and kinds.count("value") == 1 + 8  # legend, heads, latent
