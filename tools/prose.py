@@ -13,6 +13,7 @@ from mdit_py_plugins.myst_role import myst_role_plugin
 
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 
+NO_PROSE = {"bibliography", "code-block", "glue", "include", "math", "saved-widget", "toctree"}  # directives
 CITED, OPAQUE, LINK = "\u2020", "\u25a1", "\u2021"  # a source; code, a formula or a reference; around a chapter's path
 SCALES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 WORD_SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
@@ -66,10 +67,11 @@ def sentences_of(markdown: str, formulas: list[str]) -> Iterator[str]:
     quoted, row = 0, None
     for token in _parser().parse(re.sub(r"^\(.*\)=$|^:[\w-]+:.*$", "", markdown, flags=re.MULTILINE)):
         quoted += (token.type == "blockquote_open") - (token.type == "blockquote_close")
-        if token.type == "colon_fence":
+        directive = re.match(r"\{([\w-]+)\}", token.info.strip()) if token.type in {"colon_fence", "fence"} else None
+        if directive and directive[1] not in NO_PROSE:
             yield from sentences_of(token.content, formulas)
-            if title := re.fullmatch(r"\{[\w-]+\}\s*(.+)|exercise-start\}\s*(.+)", token.info.strip()):
-                yield next(filter(None, title.groups()))
+            if title := token.info.partition("}")[2].strip():
+                yield title
         elif token.type == "math_block":
             formulas.append(token.content)
         elif token.type == "tr_open":

@@ -1,7 +1,8 @@
 """MHA, GQA, MQA and MLA side by side: who reads what, and what is cached.
 
-Drawn with 8 query heads, in GQA with 2 groups; boxes are as wide as their tensors. The
-numbers are those of DeepSeek-V3's 128 heads, in GQA with 8 groups.
+The picture grows through the book: MHA alone, then the heads that share, then the
+latent, then all four. Drawn with 8 query heads, in GQA with 2 groups; boxes are as wide
+as their tensors. The numbers are those of DeepSeek-V3's 128 heads, in GQA 8 groups.
 """
 
 from svg import arrow, at, band, centred, drawing, legend, line, outlined, solid, text
@@ -18,6 +19,7 @@ ROPE = UNIT * MLA.qk_rope_head_dim / MLA.qk_nope_head_dim
 LATENT = UNIT * MLA.kv_lora_rank / MLA.qk_nope_head_dim
 QUERIES, BAND, FOOT = 52, 66, 32  # top of the queries; height of the cache, below it
 NEAR, FAR = 44, 102  # from the queries to the cache; MLA needs FAR
+EDGE = (PANEL - HEADS * PITCH) / 2  # left and right of heads that fill a panel
 
 
 def cached_numbers():
@@ -59,10 +61,9 @@ def shared(title, groups, words, reach):
     """Queries over the keys and values of ``groups`` groups."""
     top = QUERIES + BOX + reach
     elements = frame(title, "{W^Q}{h_t}", top, words)
-    left = (PANEL - HEADS * PITCH) / 2
-    centres = [left + HEADS * PITCH / groups * (i + 0.5) for i in range(groups)]
+    centres = [EDGE + HEADS * PITCH / groups * (i + 0.5) for i in range(groups)]
     for i in range(HEADS):
-        x = left + PITCH * (i + 0.5)
+        x = EDGE + PITCH * (i + 0.5)
         read = centres[i * groups // HEADS]
         elements += [
             outlined(x - UNIT / 2, QUERIES, UNIT, BOX, "query"),
@@ -76,54 +77,157 @@ def shared(title, groups, words, reach):
     return elements + projection(PANEL / 2, top, "{W^K}{h_t}, {W^V}{h_t}")
 
 
-def latent(title, words):
+def latent(title, words, rotary=True):
     """Queries over keys and values that one latent gives to all heads."""
     top = QUERIES + BOX + FAR
     bus, keys = QUERIES + BOX + 8, QUERIES + BOX + 20  # the rotary key's line; the keys
     compressed = "{W^DQ}{h_t}"
     queries = f"{{W^UQ}}{compressed}, {{W^QR}}{compressed}"
-    elements = frame(title, queries, top, words)
+    elements = frame(title, queries if rotary else "{W^Q}{h_t}", top, words)
     for i in range(HEADS):
-        x = PITCH * i
+        x = PITCH * i if rotary else PITCH * (i + 0.5) - UNIT / 2 + EDGE
         middle, turned = x + UNIT / 2, x + UNIT + ROPE / 2
+        if rotary:
+            elements += [
+                line([(turned, bus), (turned, QUERIES + BOX + 1)], "rope"),
+                outlined(x + UNIT, QUERIES, ROPE, BOX, "rope"),
+            ]
         elements += [
-            line([(turned, bus), (turned, QUERIES + BOX + 1)], "rope"),
             line([(middle, QUERIES + BOX + 1), (middle, keys - 1)], "query"),
             outlined(x, QUERIES, UNIT, BOX, "query"),
-            outlined(x + UNIT, QUERIES, ROPE, BOX, "rope"),
             outlined(x, keys, UNIT, BOX, "key"),
             outlined(x, keys + BOX + 1, UNIT, BOX, "value"),
         ]
     row, below = top + 16, keys + 2 * BOX + 4  # the cached row; the feet of the values
-    last = PITCH * (HEADS - 1) + UNIT
-    x, rope_x = (last - LATENT) / 2, PANEL - 6 - ROPE
+    first = 0 if rotary else PITCH / 2 - UNIT / 2 + EDGE
+    last = first + PITCH * (HEADS - 1) + UNIT
+    middle = (first + last) / 2
+    x, rope_x = middle - LATENT / 2, PANEL - 6 - ROPE
     right = rope_x + ROPE / 2
-    fan = [(x, row - 2), (0, below), (last, below), (x + LATENT, row - 2)]
-    return [
-        *elements,
-        line([(right, row - 1), (right, bus), (UNIT + ROPE / 2, bus)], "rope"),
+    fan = [(x, row - 2), (first, below), (last, below), (x + LATENT, row - 2)]
+    elements += [
         line(fan, "key"),
-        centred(last / 2, below + 24, "{W^UK}, {W^UV}"),
+        centred(middle, below + 24, "{W^UK}, {W^UV}"),
         solid(x, row, LATENT, BOX, "key"),
-        solid(rope_x, row, ROPE, BOX, "rope"),
-        *projection(last / 2, top, "{W^DKV}{h_t}"),
-        *projection(right, top, "{W^KR}{h_t}", aside=-14),
+        *projection(middle, top, "{W^DKV}{h_t}"),
     ]
+    if rotary:
+        turn = [(right, row - 1), (right, bus), (UNIT + ROPE / 2, bus)]
+        elements += [
+            line(turn, "rope"),
+            solid(rope_x, row, ROPE, BOX, "rope"),
+            *projection(right, top, "{W^KR}{h_t}", aside=-14),
+        ]
+    return elements
+
+
+TITLES = {
+    "mha": "MHA: each its own",
+    "gqa": "GQA: one per group",
+    "mqa": "MQA: one for all",
+    "mla": "MLA: one latent for all",
+    "latent": "Latent: one for all",
+}
+FORMULAS = {
+    "mha": "2{n_h}{d_h}",
+    "gqa": "2{n_g}{d_h}",
+    "mqa": "2{d_h}",
+    "mla": "{d_c} + {d_h^R}",
+}
+
+
+def panel(kind, reach=FAR):
+    """One of the four, with ``reach`` from its queries to its cache."""
+    cached = f"cached: {FORMULAS[kind]} = *{cached_numbers()[kind]:,}*"
+    if kind == "mla":
+        return latent(TITLES[kind], cached)
+    groups = {"mha": HEADS, "gqa": GROUPS_DRAWN, "mqa": 1}[kind]
+    return shared(TITLES[kind], groups, cached, reach)
 
 
 def panels(reach):
     """The four; the first two with ``reach`` from their queries to their cache."""
-    numbers = {kind: f"*{count:,}*" for kind, count in cached_numbers().items()}
-    mha = f"cached: 2{{n_h}}{{d_h}} = {numbers['mha']}"
-    gqa = f"cached: 2{{n_g}}{{d_h}} = {numbers['gqa']}"
-    mqa = f"cached: 2{{d_h}} = {numbers['mqa']}"
-    mla = f"cached: {{d_c}} + {{d_h^R}} = {numbers['mla']}"
-    return [
-        shared("MHA: each its own", HEADS, mha, reach),
-        shared("GQA: one per group", GROUPS_DRAWN, gqa, reach),
-        shared("MQA: one for all", 1, mqa, FAR),
-        latent("MLA: one latent for all", mla),
+    return [panel("mha", reach), panel("gqa", reach), panel("mqa"), panel("mla")]
+
+
+def notes(*drawn):
+    """What the numbers are, in lines that fit beside a panel."""
+    return [*drawn, "Numbers per token and", "layer, at DeepSeek-V3’s", "widths."]
+
+
+def beside(y, words):
+    """Lines of text in the right half of a drawing."""
+    return [text(PANEL + GUTTER, y + 18 * i, words) for i, words in enumerate(words)]
+
+
+def multi_head():
+    """MHA alone: what a layer has before anything is shared."""
+    heads = MLA.num_attention_heads
+    words = notes(f"Drawn: {HEADS} of {heads} heads.")
+    number = cached_numbers()["mha"]
+    label = (
+        f"One panel, multi-head attention: every query head of the new token reads a "
+        f"key and a value of its own. Queries are computed for the step, keys and "
+        f"values are cached for every token: {number:,} numbers per token and layer "
+        f"with {heads} heads of width {MLA.qk_nope_head_dim}."
+    )
+    elements = legend(key="keys", rope=None)
+    elements.append(at(0, LEGEND, panel("mha", NEAR)))
+    height = LEGEND + QUERIES + BOX + NEAR + BAND + FOOT
+    elements += beside(LEGEND + QUERIES + 10, words)
+    return drawing(2 * PANEL + GUTTER, height - 2, label, elements)
+
+
+def shared_heads():
+    """MHA, GQA and MQA: how far heads can share."""
+    numbers, heads = cached_numbers(), MLA.num_attention_heads
+    words = notes(
+        f"Drawn: {HEADS} of {heads} heads,", f"{GROUPS_DRAWN} of {GROUPS} groups."
+    )
+    label = (
+        f"Three panels. Multi-head: every query head reads a key and a value of its "
+        f"own, {numbers['mha']:,} cached numbers per token and layer with {heads} "
+        f"heads. Grouped-query: the heads of a group share one key and value, "
+        f"{numbers['gqa']:,} with {GROUPS} groups. Multi-query: all heads share one, "
+        f"{numbers['mqa']:,}."
+    )
+    row = QUERIES + BOX + NEAR + BAND + FOOT + GUTTER
+    elements = legend(key="keys", rope=None)
+    elements += [
+        at(0, LEGEND, panel("mha", NEAR)),
+        at(PANEL + GUTTER, LEGEND, panel("gqa", NEAR)),
+        at(0, LEGEND + row, panel("mqa", NEAR)),
+        *beside(LEGEND + row + QUERIES + 10, words),
     ]
+    height = LEGEND + 2 * row - GUTTER - 2
+    return drawing(2 * PANEL + GUTTER, height, label, elements)
+
+
+def one_latent():
+    """GQA beside a latent, before rotation makes it harder."""
+    numbers, heads = cached_numbers(), MLA.num_attention_heads
+    rank = MLA.kv_lora_rank
+    label = (
+        f"Two panels. Grouped-query: the heads of a group share one key and value, "
+        f"{numbers['gqa']:,} cached numbers per token and layer with {GROUPS} groups. "
+        f"A latent: one row of {rank} numbers is cached, and W_UK and W_UV make a key "
+        f"and a value of its own for every one of {heads} heads from it. Keys and "
+        f"values are drawn in outline there: they are computed, not cached."
+    )
+    cached = f"cached: {{d_c}} = *{rank:,}*"
+    top = QUERIES + BOX + FAR + BAND + FOOT + LEGEND + 26
+    lines = [
+        f"Drawn: {HEADS} of {heads} heads, {GROUPS_DRAWN} of {GROUPS} groups, "
+        "widths to scale.",
+        "Numbers per token and layer, at DeepSeek-V3’s widths.",
+    ]
+    elements = legend(rope=None)
+    elements += [
+        at(0, LEGEND, panel("gqa")),
+        at(PANEL + GUTTER, LEGEND, latent(TITLES["latent"], cached, rotary=False)),
+        *(text(0, top + 18 * i, words) for i, words in enumerate(lines)),
+    ]
+    return drawing(2 * PANEL + GUTTER, top + 18 + 6, label, elements)
 
 
 def four_attentions(across=2):
@@ -133,20 +237,20 @@ def four_attentions(across=2):
     short = QUERIES + BOX + NEAR + BAND + FOOT
     tops = [LEGEND, LEGEND + short + GUTTER] if rows == 2 else [LEGEND - 12]
     elements = legend(apart=412 if rows == 1 else 0)
-    for i, panel in enumerate(drawn):
-        elements.append(at(i % across * (PANEL + GUTTER), tops[i // across], panel))
+    for i, one in enumerate(drawn):
+        elements.append(at(i % across * (PANEL + GUTTER), tops[i // across], one))
     heads = MLA.num_attention_heads
-    notes = [
+    lines = [
         f"Drawn: {HEADS} of {heads} heads, {GROUPS_DRAWN} of {GROUPS} groups, "
         "widths to scale.",
         "Numbers per token and layer, at DeepSeek-V3’s widths.",
     ]
     y = tops[-1] + QUERIES + BOX + FAR + BAND + FOOT + 26
     if rows == 1:
-        notes = [" ".join(notes)]
-    elements += [text(0, y + 18 * i, words) for i, words in enumerate(notes)]
+        lines = [" ".join(lines)]
+    elements += [text(0, y + 18 * i, words) for i, words in enumerate(lines)]
     width = across * (PANEL + GUTTER) - GUTTER
-    return drawing(width, y + 18 * len(notes) - 12, label(), elements)
+    return drawing(width, y + 18 * len(lines) - 12, label(), elements)
 
 
 def label():

@@ -131,17 +131,23 @@ def dot(x, y):
     return f'<circle cx="{x:g}" cy="{y:g}" r="2.4"/>'
 
 
-def legend(apart=0):
-    """What colours and outlines mean; the latter below, or ``apart`` to the right."""
-    colours = [
-        (0, "query", "queries"),
-        (82, "key", "keys, latent"),
-        (190, "value", "values"),
-        (262, "rope", "rotary part"),
-    ]
+KINDS = {  # of tensors: what the legend calls them, and where they stand in it
+    "query": (0, "queries"),
+    "key": (82, "keys, latent"),
+    "value": (190, "values"),
+    "rope": (262, "rotary part"),
+}
+
+
+def legend(apart=0, **words):
+    """What colours and outlines mean; the latter below, or ``apart`` to the right.
+
+    Each of ``words`` replaces what a kind is called; None leaves the kind out.
+    """
     elements = []
-    for x, kind, words in colours:
-        elements += [solid(x, 1, 12, 12, kind), text(x + 18, 11, words)]
+    for kind, (x, usual) in KINDS.items():
+        if called := words.get(kind, usual):
+            elements += [solid(x, 1, 12, 12, kind), text(x + 18, 11, called)]
     y = 1 if apart else 23
     return [
         *elements,

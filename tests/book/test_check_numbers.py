@@ -7,7 +7,7 @@ from check_numbers import allowed, false_formulas, problems, read_page
 from execute_notebooks import ROOT, chapters
 from prose import numbers_in
 
-PAGES = [*chapters(), ROOT / "book" / "index.md", ROOT / "README.md"]
+PAGES = [*chapters(), *(ROOT / "book" / f"{name}.md" for name in ("index", "notation", "glossary")), ROOT / "README.md"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -49,6 +49,7 @@ PLANTED = [
     ("A fifth of $1.874$ is lost.", ["1.874"]),
     ("| a | b |\n|---|---|\n| x | 243 |\n", ["243"]),
     (":::{admonition} Takeaways\n- It holds 98 GB.\n:::", ["98 GB"]),
+    ("```{glossary}\nwarp\n  Of 32 threads.\n```", ["32"]),
     ("## Why 71?\n", ["71"]),
 ]
 

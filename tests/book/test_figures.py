@@ -90,6 +90,30 @@ def test_cached_numbers_are_computed(name):
     assert all(count in label for count in shown)
 
 
+GROWTH = {  # what the parts of that figure show: groups of MHA, GQA and MQA, or the latent alone
+    "attention-multi-head.svg": [V3.config.num_attention_heads],
+    "attention-shared-heads.svg": [V3.config.num_attention_heads, 8, 1],
+    "attention-latent.svg": [8, None],
+}
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_parts_show_the_numbers_of_the_whole(name):
+    shown = [line.split("= ")[1] for line in words(name) if line.startswith("cached: ")]
+    width, latent = V3.config.qk_nope_head_dim, V3.config.kv_lora_rank
+    assert shown == [f"{2 * groups * width if groups else latent:,}" for groups in GROWTH[name]]
+    whole = [line.split("= ")[1] for line in words("four-attentions.svg") if line.startswith("cached: ")]
+    assert set(shown) - {f"{latent:,}"} <= set(whole)
+    label = ElementTree.fromstring(read(name)).get("aria-label")
+    assert all(count in label for count in shown)
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_parts_show_no_rotary_part(name):
+    assert "rotary part" not in words(name)
+    assert "--mla-rope" not in read(name)
+
+
 def test_cached_boxes_are_as_wide_as_their_tensors():
     config, boxes = V3.config, {}
     *shared, latent = ElementTree.fromstring(read("four-attentions.svg")).findall("{*}g")
@@ -257,3 +281,13 @@ def test_a_linked_figure_becomes_part_of_the_page():
     assert 'aria-label="Four panels' in figure.astext()
     assert isinstance(paragraph, nodes.paragraph)
     assert not list(document.findall(nodes.image))
+
+
+def test_bottleneck_has_the_widths_of_the_chapter():
+    config = GQAConfig(hidden_size=128, num_attention_heads=8, num_key_value_heads=8, head_dim=16)
+    shown = [re.sub(r"\D", "", line) for line in words("bottleneck.svg") if re.search(r"\d", line)]
+    hidden, cached, latent = config.hidden_size, config.elements_per_token, config.elements_per_token // 4
+    assert shown == list(map(str, [hidden, cached, hidden, latent]))
+    solid = [r for r in ElementTree.fromstring(read("bottleneck.svg")).iter(RECT) if "fill:" in r.get("style", "")]
+    kinds = [re.search(r"--mla-(\w+)|$", r.get("style"))[1] for r in solid]
+    assert kinds.count("key") == 1 + 8 + 1 and kinds.count("value") == 1 + 8  # legend, heads, latent

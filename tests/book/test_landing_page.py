@@ -26,6 +26,8 @@ def test_sizes_in_the_prose_are_computed():
         gigabytes(expanded),
     ]
     assert f"{tokens:,} tokens" in PROSE
+    widths = f"a key of {config.qk_nope_head_dim + config.qk_rope_head_dim} numbers and a value of {config.v_head_dim}"
+    assert widths in PROSE.replace("\n", " ")
 
 
 def test_counts_in_the_prose_are_computed():

@@ -1,5 +1,6 @@
 """The committed notebooks keep the book's rules. That their outputs are true is for conftest.py, which runs them."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -80,7 +81,32 @@ def test_volatile_cells_are_tagged_not_commented(code_cells):
 
 def test_first_cell_installs_this_version_on_colab_only(code_cells):
     assert code_cells[0].source == INSTALL_CELL
-    assert tags(code_cells[0]) == {"nbval-ignore-output"}
+    assert tags(code_cells[0]) == {"nbval-ignore-output", "hide-input"}
+
+
+def test_cells_that_only_set_up_are_folded(code_cells):
+    for cell in code_cells[1:]:
+        only_imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body)
+        assert not only_imports or "hide-input" in tags(cell), cell.source
+
+
+def test_checks_print_what_they_saw(code_cells):
+    """A number says more than that something is true."""
+    for cell in code_cells:
+        if not tags(cell) & UNCHECKED:
+            text = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+            assert not re.search(r"\bTrue\b", text), cell.source
+
+
+def test_chapters_go_by_their_titles(notebook):
+    """The order lives in _toc.yml alone."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\bchapters? \d|\b(last|next|previous) chapter", cell.source, re.IGNORECASE), (
+                cell.source
+            )
+            for target in re.findall(r"\]\(([\w-]+)\)", cell.source):
+                assert not (ROOT / "book" / f"{target}.ipynb").exists(), f"link to {target}.ipynb"
 
 
 def test_only_the_first_cell_installs_anything(code_cells):

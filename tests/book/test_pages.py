@@ -86,6 +86,16 @@ def test_every_document_has_a_page(reports):
     assert {f"{doc}.html" for doc in READING_ORDER} <= set(reports)
 
 
+def test_chapters_and_their_exercises_are_numbered_without_gaps(html):
+    for number, doc in enumerate(CHAPTERS, start=1):
+        page = (html / f"{doc}.html").read_text(encoding="utf-8")
+        assert re.findall(r'<h1><span class="section-number">([^<]*)</span>', page) == [f"{number}. "]
+        exercises = re.findall(
+            r'<p class="admonition-title"><span class="caption-number">Exercise ([\d.]+) ?</span>', page
+        )
+        assert exercises == [f"{number}.{k}" for k in range(1, len(exercises) + 1)] != [], doc
+
+
 def test_no_page_asks_another_host(reports):
     assert not faults(reports, "outside")
 
