@@ -1,7 +1,8 @@
 """The numbers that define a layer, checked once, where they enter.
 
 ``GQAConfig`` covers multi-head, multi-query and grouped-query attention, ``MLAConfig`` multi-head latent attention,
-``MoEConfig`` the mixture of experts behind it. All arguments are given by name. Nothing here imports torch.
+``Mamba2Config`` a recurrence in its place, ``MoEConfig`` the mixture of experts behind it. All arguments are given by
+name. Nothing here imports torch.
 """
 
 from typing import Literal, Self
@@ -154,3 +155,46 @@ class MoEConfig(Checked):
                 f"topk_group = {self.topk_group} groups"
             )
         return self
+
+
+class Mamba2Config(Checked):
+    """One Mamba-2 layer (Dao and Gu 2024), whose state has one size however long the text.
+
+    Raises:
+        ValueError: a value is out of range; names the argument, the value and what was expected.
+    """
+
+    hidden_size: PositiveInt  # width of the residual stream
+    num_heads: PositiveInt  # states
+    head_dim: PositiveInt  # numbers that a head takes in for a token
+    state_size: PositiveInt  # directions in which they are kept: a head's state has head_dim * state_size numbers
+    n_groups: PositiveInt = 1  # the heads of a group share the directions of writing and reading
+    conv_kernel: PositiveInt = 4  # tokens that the convolution before the state sees
+    conv_bias: Flag = True
+    norm_eps: PositiveNumber = 1e-5  # of the norm behind the gate
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.num_heads % self.n_groups:
+            raise ValueError(f"n_groups is {self.n_groups}; expected a divisor of num_heads, {self.num_heads}")
+        return self
+
+    @property
+    def kind(self) -> Literal["mamba2"]:
+        """``"mamba2"``, whatever the widths."""
+        return "mamba2"
+
+    @property
+    def inner_width(self) -> int:
+        """Numbers that all heads take in for a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def conv_width(self) -> int:
+        """Numbers for each token that pass the convolution: what is taken in, and both directions."""
+        return self.inner_width + 2 * self.n_groups * self.state_size
+
+    @property
+    def state_elements(self) -> int:
+        """Numbers that this layer keeps of a sequence: the states, and the last inputs of the convolution."""
+        return self.inner_width * self.state_size + self.conv_width * (self.conv_kernel - 1)
