@@ -101,7 +101,7 @@ def train(
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (matrices if name.startswith("blocks.") and parameter.ndim == 2 else others).append(parameter)
+        (matrices if name.startswith("layers.") and parameter.ndim == 2 else others).append(parameter)
     optimizers = [
         Muon(matrices, lr=learning_rate),
         torch.optim.AdamW(others, lr=learning_rate / 4, betas=(0.9, 0.95), weight_decay=0.0),
