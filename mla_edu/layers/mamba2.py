@@ -28,7 +28,8 @@ class GatedRMSNorm(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         gated = (x.to(dtype) * silu(gate.to(dtype))).unflatten(-1, (self.config.n_groups, -1))
         normed = gated * (gated.square().mean(-1, keepdim=True) + self.config.norm_eps).rsqrt()
-        return self.weight * normed.flatten(-2).to(x.dtype)
+        out: Tensor = self.weight * normed.flatten(-2).to(x.dtype)
+        return out
 
 
 class Mamba2(nn.Module):

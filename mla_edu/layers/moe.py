@@ -69,7 +69,8 @@ def sequence_balance_loss(routing: Routing, batch_size: int) -> Float[Tensor, ""
     taken = torch.zeros_like(routing.scores).scatter(-1, routing.experts, 1.0).unflatten(0, (batch_size, -1))
     frequency = taken.mean(dim=1) * (num_experts / chosen)
     share = (routing.scores / routing.scores.sum(-1, keepdim=True)).unflatten(0, (batch_size, -1)).mean(dim=1)
-    return (frequency * share).sum(-1).mean()
+    loss: Tensor = (frequency * share).sum(-1).mean()
+    return loss
 
 
 class Router(nn.Module):
@@ -165,5 +166,5 @@ class MixtureOfExperts(nn.Module):
         """Each token by itself."""
         tokens = x.flatten(0, -2)
         self.routing = self.gate(tokens)
-        out = self.experts(tokens, self.routing).view_as(x)
+        out: Tensor = self.experts(tokens, self.routing).view_as(x)
         return out if self.shared_experts is None else out + self.shared_experts(x)

@@ -10,7 +10,7 @@ from mla_edu.cache.latent import LatentCache
 from mla_edu.cache.layer import LayerCache
 from mla_edu.cache.state import StateCache
 from mla_edu.cache.table import SequenceTable, Step
-from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
 from mla_edu.models.config import ModelConfig
 
 
@@ -40,7 +40,7 @@ class ModelCache:
         self.table = SequenceTable(batch_size, max_seq_len, device)
         self.layers = [self._layer(config.part(layer), dtype) for layer in range(len(config.layers))]
 
-    def _layer(self, part: object, dtype: torch.dtype) -> LayerCache:
+    def _layer(self, part: GQAConfig | MLAConfig | Mamba2Config, dtype: torch.dtype) -> LayerCache:
         if isinstance(part, GQAConfig):
             return KVCache(part, dtype=dtype, table=self.table)
         if isinstance(part, MLAConfig):

@@ -57,7 +57,8 @@ class ModelConfig(Checked):
         layers = info.data.get("layers", ())
         if kinds and layers and len(kinds) != len(layers):
             raise ValueError(f"expected one for each of the {len(layers)} layers, {len(kinds)} were given")
-        return kinds or ("dense",) * len(layers)
+        dense: FeedForward = "dense"
+        return kinds or (dense,) * len(layers)
 
     @model_validator(mode="after")
     def _layers_have_their_numbers(self) -> Self:

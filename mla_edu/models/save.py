@@ -48,7 +48,7 @@ def save_model(model: Decoder, folder: str | Path) -> str:
             if shards[-1] and sum(each.nbytes for each in shards[-1].values()) + tensor.nbytes > SHARD:
                 shards.append({})
             shards[-1][name] = tensor
-        places = {}
+        places: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
             save_file({name: tensor.contiguous() for name, tensor in shard.items()}, half_done / file, {"format": "pt"})
@@ -78,7 +78,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         elif kinds == {"gqa"} and config.gqa is not None and config.moe is None:
             values = _llama(config, config.gqa)
     if values is None:
-        return {"model_type": OURS, **config.model_dump(mode="json", exclude_none=True)}
+        return {"model_type": OURS, **config.model_dump(mode="json")}
     common = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
