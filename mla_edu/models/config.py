@@ -90,13 +90,7 @@ class ModelConfig(Checked):
             ValueError: it is no YAML mapping, or a value is wrong; names the file, the key, the value and what was
                 expected.
         """
-        path = Path(path)
-        try:
-            values = parse_yaml(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise ValueError(f"{path} holds a {type(values).__name__}; expected a mapping of names to values")
+        values = read_mapping(path)
         try:
             return cls(**values)
         except ValueError as error:
@@ -117,3 +111,19 @@ class ModelConfig(Checked):
         """The numbers of what mixes the tokens in a layer."""
         part: GQAConfig | MLAConfig | Mamba2Config = getattr(self, self.layers[layer])
         return part
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or no mapping of names to values.
+    """
+    try:
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected a mapping of names to values")
+    return values

@@ -59,8 +59,8 @@ class Decoder(nn.Module):
     """A causal language model: token ids in, logits of the next token out.
 
     Modules bear the names of Hugging Face checkpoints, without their ``model.`` in front. Weights start normal with
-    standard deviation ``fan_in ** -0.5``, the last matrix of each part at zero, so that every layer begins as the
-    identity.
+    standard deviation ``fan_in ** -0.5``, biases and the last matrix of each part at zero, so that every layer begins
+    as the identity.
 
     Args:
         config: what it is made of; kept as ``model.config``.
@@ -96,6 +96,8 @@ class Decoder(nn.Module):
         generator = torch.Generator(self.embed_tokens.weight.device).manual_seed(seed)
         for name, weight in self.named_parameters():
             if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj")):
+                nn.init.zeros_(weight)
+            elif name.endswith(".bias"):
                 nn.init.zeros_(weight)
             elif weight.ndim > 1:
                 nn.init.normal_(weight, std=weight.shape[-1] ** -0.5, generator=generator)

@@ -48,10 +48,10 @@ def test_every_branch_of_a_trained_block_counts(tokens):
         weight.copy_(kept)
 
 
-def test_seed_decides_the_weights():
-    first, same, other = (Decoder(model_config(1), seed=seed).lm_head.weight for seed in (0, 0, 1))
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
+def test_seed_decides_all_weights():
+    first, same, other = (Decoder(model_config(**MIXED), seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(weight, same[name]) for name, weight in first.items())
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
 def test_weights_start_as_wide_as_their_inputs_ask():

@@ -6,7 +6,8 @@ import torch
 import mla_edu.train.loop as module
 from mla_edu.models import Decoder, ModelConfig
 from mla_edu.testing import randomize, relative_error
-from mla_edu.train.loop import Muon, draw_windows, next_token_loss, train
+from mla_edu.train.loop import draw_windows, next_token_loss, train
+from mla_edu.train.muon import Muon
 
 TEXT = torch.tensor(list(b"the cat sat on the mat. " * 40), dtype=torch.uint8)
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
