@@ -24,6 +24,25 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return math.inf if math.isnan(error) else error
 
 
+def below(error: float, bound: float | None = None) -> str:
+    """An error in words that are the same on every processor: which limit it stays ten times under.
+
+    Errors of rounding differ from one processor to the next. Those of float64 stay far below 1e-12, those of float32
+    below 1e-5; what is larger is no error of rounding, and comes with one digit.
+
+    Args:
+        error: what a check saw.
+        bound: what it has to stay under, named too.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    if bound is not None:
+        assert error < bound, f"the error is {error:.1e}; expected less than {bound:.0e}"
+    seen = next((f"below {limit:.0e}" for limit in (1e-12, 1e-5) if 10 * error < limit), f"{error:.0e}")
+    return seen if bound is None or seen == f"below {bound:.0e}" else f"{seen} (bound {bound:.0e})"
+
+
 def poison(cache: "LayerCache") -> None:
     """Fill all memory of a cache that holds no token with NaN: whoever reads it shows."""
     shape = cache.table.memory_shape

@@ -256,6 +256,7 @@ def drop_live_code(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
+    app.setup_extension("code_changes")
     app.add_directive("saved-widget", SavedWidget)
     app.connect("builder-inited", read_source, priority=900)
     app.connect("autodoc-process-docstring", parse_docstring)

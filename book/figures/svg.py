@@ -58,7 +58,7 @@ def span(words, attributes, shift, back=0.0):
 
 def letter(math, shift):
     """A letter with its scripts, and how far the next piece must move down."""
-    base, below, above = re.fullmatch(r"(.)(?:_(\w+))?(?:\^(.+))?", math).groups()
+    base, below, above = re.fullmatch(r"(.)(?:_([\w,]+))?(?:\^(.+))?", math).groups()
     italic, small = ' font-style="italic"', f' font-size="{SCRIPT}"'
     pieces, moved = [span(base, italic, shift)], 0
     if below:

@@ -65,7 +65,7 @@ def measure(case: Case, names: Sequence[str], clock: Clock) -> Iterator[Measurem
     """
     try:
         problems = make_problems(case, clock.device, 3 if case.cache_bytes < LARGE else 2)
-        expected = specification(problems[0])
+        expected = [specification(each) for each in problems]
     except Exception as error:
         reason = why_not(error, clock.device)
         yield from (Measurement(case=case, kernel=name, why_not=reason) for name in names)
@@ -80,15 +80,19 @@ def measure(case: Case, names: Sequence[str], clock: Clock) -> Iterator[Measurem
 
 
 def _measure(
-    name: str, case: Case, problems: list[Problem], expected: tuple[Tensor, Tensor], clock: Clock
+    name: str, case: Case, problems: list[Problem], expected: list[tuple[Tensor, Tensor]], clock: Clock
 ) -> Measurement:
     prepared = PEERS[name].prepare(case, problems)
     calls = record(prepared.calls, clock.device)
-    answer = calls[0]()
-    own = prepared.expected
-    error = _error(answer, expected) if own is None else _layer_error(answer, own)
+    # Each answer is checked before the next call runs, which might write over it.
+    if prepared.expected is None:
+        errors = [_error(call(), each) for call, each in zip(calls, expected, strict=True)]
+    else:
+        errors = [_layer_error(call(), each) for call, each in zip(calls, prepared.expected, strict=True)]
     timing = clock.time(calls)
-    return Measurement(case=case, kernel=name, microseconds=timing.microseconds, spread=timing.spread, error=error)
+    return Measurement(
+        case=case, kernel=name, microseconds=timing.microseconds, spread=timing.spread, error=max(errors)
+    )
 
 
 def _error(answer: Tensor | tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:

@@ -30,8 +30,8 @@ class Prepared(NamedTuple):
     """One case, ready to be run again and again: all that the library lets be done before is done."""
 
     calls: list[Call]  # one per problem, and a CUDA graph can hold it
-    # Of the first call, to a layer's accuracy in 16 bit. None: what the specification gives, to a kernel's accuracy.
-    expected: Tensor | None = None
+    # Of each call, to a layer's accuracy in 16 bit. None: what the specification gives, to a kernel's accuracy.
+    expected: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _prepare_eager(case: Case, problems: list[Problem]) -> Prepared:
         rows = _rows(case, problem)
         return lambda: latent_attention(problem.q, rows, kv_lora_rank=RANK, sm_scale=problem.sm_scale)
 
-    return Prepared([prepare_call(each) for each in problems], specification(problems[0])[0])
+    return Prepared([prepare_call(each) for each in problems], [specification(each)[0] for each in problems])
 
 
 def _probe_flashinfer(backend: str, device: torch.device) -> str:
@@ -216,9 +216,12 @@ def _prepare_transformers(case: Case, problems: list[Problem]) -> Prepared:
     theirs = TransformersLayer("deepseek_v3", ours)
     cached = [_rows(case, each)[:, :-1] for each in problems]
     calls = [theirs.step(*each) for each in zip(hidden_states, cached, strict=True)]
-    cache = LatentCache(config, case.batch, case.context, dtype=dtype, device=device)
-    cache.append(*cached[0].split((RANK, ROPE), dim=-1))
-    return Prepared(calls, ours(hidden_states[0], cache, "absorbed"))
+    expected = []
+    for new, rows in zip(hidden_states, cached, strict=True):
+        cache = LatentCache(config, case.batch, case.context, dtype=dtype, device=device)
+        cache.append(*rows.split((RANK, ROPE), dim=-1))
+        expected.append(ours(new, cache, "absorbed"))
+    return Prepared(calls, expected)
 
 
 PEERS = {

@@ -62,7 +62,7 @@ class Limits(_Record):
         return Rates(flop_per_s=self.matmul_flop_per_s, bytes_per_s=self.copy_bytes_per_s)
 
     def microseconds(self, case: Case) -> float:
-        """The least time for a case: its bytes at the copy's rate, or its operations at the product's."""
+        """What a case takes with its bytes at the copy's rate, or its operations at the product's: the longer time."""
         return 1e6 * step_seconds(case.cost, self.rates)
 
 
@@ -145,7 +145,7 @@ class Run(_Record):
         raise ValueError(f"case is {case}; expected one that was measured")
 
     def of_copy(self, measurement: Measurement) -> float:
-        """Share of the bandwidth of the machine's own copy; above 1 if the bytes came from a cache."""
+        """Share of the bandwidth of the machine's own copy, which also writes: reading alone can be faster."""
         return 1e9 * measurement.gb_per_s / self.limits_of(measurement.case).copy_bytes_per_s
 
     def of_product(self, measurement: Measurement) -> float:

@@ -1,6 +1,7 @@
 """Published statements put on trial: a ruling for each, and one table of all, made from the rulings.
 
-A verdict is not written down but follows from the cases that were computed: all hold, none holds, or some do.
+A verdict is not written down but follows from the cases that were computed: all hold, none holds, or some do. Who
+chooses the cases has a hand in it, so a ruling names them.
 """
 
 import html
@@ -36,21 +37,23 @@ class Ruling:
     topic: str
     statement: str  # in the words of its source
     verdict: str  # one of VERDICTS
-    finding: str  # what was computed or read, in a line
+    finding: str  # what was computed or read, in a sentence without its full stop
     holds: tuple[str, ...] = ()  # cases in which the statement is true
     fails: tuple[str, ...] = ()  # cases in which it is not
     source: str | None = None  # where the finding was read, if it was not computed
+    universal: bool = False  # whether the statement speaks of all cases, so that one which fails makes it wrong
 
     @property
     def _notes(self) -> list[str]:
         notes = {"Holds": "; ".join(self.holds), "Fails": "; ".join(self.fails), "Source": self.source}
-        return [f"{label}: {text}." for label, text in notes.items() if text]
+        lines = [f"{label}: {text}." for label, text in notes.items() if text]
+        return [*lines, "Said of all cases: one that fails makes it wrong."] if self.universal else lines
 
     def __repr__(self) -> str:
-        return "\n".join([f"{VERDICTS[self.verdict]} {self.verdict}: {self.finding}", *self._notes])
+        return "\n".join([f"{VERDICTS[self.verdict]} {self.verdict}: {self.finding}.", *self._notes])
 
     def _repr_html_(self) -> str:
-        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}:</strong> {html.escape(self.finding)}"
+        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}:</strong> {html.escape(self.finding)}."
         lines = "".join(f"<p>{line}</p>" for line in [verdict, *map(html.escape, self._notes)])
         return f'<div class="mla-ruling" data-verdict="{self.verdict}">{lines}</div>'
 
@@ -65,7 +68,16 @@ class Docket:
     def __init__(self) -> None:
         self.rulings: dict[str, Ruling] = {}
 
-    def rule(self, anchor: str, topic: str, statement: str, holds: bool | Mapping[str, bool], finding: str) -> Ruling:
+    def rule(
+        self,
+        anchor: str,
+        topic: str,
+        statement: str,
+        holds: bool | Mapping[str, bool],
+        finding: str,
+        *,
+        universal: bool = False,
+    ) -> Ruling:
         """Try a statement that can be computed.
 
         Args:
@@ -74,7 +86,9 @@ class Docket:
             statement: in the words of its source.
             holds: whether the statement is true; or for each case in which it might be, whether it is true there.
                 True in all of them is "right", in none "wrong", in some "true under a condition".
-            finding: what was computed, in a line.
+            finding: what was computed, in a sentence without its full stop.
+            universal: whether the statement's own words speak of all cases ("all", "no", "always"). Then one case that
+                fails makes it "wrong".
 
         Raises:
             TypeError: a case is neither True nor False.
@@ -86,10 +100,12 @@ class Docket:
                 raise TypeError(f"holds is {value!r}{f' for {case!r}' if case else ''}; expected True or False")
         if not cases:
             raise ValueError("holds is empty; expected at least one case")
-        verdict = "right" if all(cases.values()) else "true under a condition" if any(cases.values()) else "wrong"
+        some = any(cases.values()) and not universal
+        verdict = "right" if all(cases.values()) else "true under a condition" if some else "wrong"
         true = tuple(case for case, value in cases.items() if value and case)
         false = tuple(case for case, value in cases.items() if not value and case)
-        return self._enter(Ruling(anchor, topic, statement, verdict, finding, holds=true, fails=false))
+        ruling = Ruling(anchor, topic, statement, verdict, finding, holds=true, fails=false, universal=universal)
+        return self._enter(ruling)
 
     def read(self, anchor: str, topic: str, statement: str, *, source: str, finding: str) -> Ruling:
         """Enter a statement that nothing here can compute, with what its source says. Arguments as in ``rule``.

@@ -92,7 +92,8 @@ def mla_decode(
             sequence's result does not depend on the rest of the batch, to the bit.
         backend: ``"triton"``, which on CPU tensors is interpreted; ``"reference"``, plain PyTorch; ``"auto"``: Triton
             for a GPU, the reference for a CPU. What is asked for is used, or the call fails.
-        return_lse: also return the natural log-sum-exp of each query's scaled scores, in fp32.
+        return_lse: also return the natural log-sum-exp of each query's scaled scores, in fp32. That of a query without
+            keys is -inf, where FlashMLA's is +inf.
         validate: check ``seq_lens`` and ``block_table`` on a GPU too, which waits for it; on a CPU they always are.
 
     Returns:

@@ -234,19 +234,45 @@ def _specialize(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str],
 
 def read_cubin(cubin: bytes) -> tuple[int, int, dict[str, int]]:
     """Of NVIDIA's machine code: registers and spilled bytes per thread, and how many instructions multiply matrices."""
+    usage, text = _ask_tool("cuobjdump", "-res-usage", cubin), _ask_tool("nvdisasm", "-c", cubin)
+    numbers = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], dict(Counter(re.findall(r"\b[A-Z]+MMA\b", text)))
+
+
+def read_loop(cubin: bytes) -> list[str]:
+    """Of NVIDIA's machine code: the instructions of the longest loop in order, which is the one over the tiles.
+
+    A loop is what stands between a label and a jump back to it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    labels: dict[str, int] = {}
+    instructions: list[str] = []
+    longest: list[str] = []
+    for line in _ask_tool("nvdisasm", "-c", cubin).splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(.*?)\s*;", line):
+            instructions.append(found[1])
+            jump = re.match(r"BRA.*\((\.L_x_\d+)\)", found[1])
+            start = labels.get(jump[1]) if jump else None
+            if start is not None and len(instructions) - start > len(longest):
+                longest = instructions[start:]
+    if not longest:
+        raise ValueError(f"cubin has {len(instructions)} instructions and no jump back; expected a loop")
+    return longest
+
+
+def _ask_tool(name: str, option: str, cubin: bytes) -> str:
+    """What one of NVIDIA's tools, which Triton's wheel brings, says of machine code."""
     import triton
 
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        commands = [["cuobjdump", "-res-usage", file.name], ["nvdisasm", "-c", file.name]]
-        usage, text = (
-            subprocess.run([tools / command[0], *command[1:]], capture_output=True, text=True, check=True).stdout
-            for command in commands
-        )
-    numbers = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], dict(Counter(re.findall(r"\b[A-Z]+MMA\b", text)))
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _read_amdgcn(text: str) -> tuple[int, int, dict[str, int]]:

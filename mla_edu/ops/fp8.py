@@ -4,7 +4,8 @@ A row is the latent in e4m3, one fp32 scale for every 128 of its numbers, and th
 
     512 x e4m3 | 4 x fp32 | 64 x bf16        512 + 16 + 128 = 656 bytes
 
-A scale is a power of two, so that applying it rounds nothing. The rotary key stays in bf16.
+A scale is a power of two, so that applying it rounds nothing. FlashMLA takes any scale; those that its tests write are
+powers of two as well, but never below 2**-13. The rotary key stays in bf16.
 Source: FlashMLA, ``tests/quant.py``.
 """
 

@@ -1,8 +1,9 @@
 """Rotary position embedding: turn each pair of numbers by an angle that grows with the position.
 
 The score of a rotated query and a rotated key depends on their distance alone (Su et al. 2021, sec. 3.4.2).
-Two pairings are in use: ``"halves"`` turns number i with number i + width/2 (Llama), ``"interleaved"`` turns
-neighbours 2i and 2i + 1 (the paper, and DeepSeek's checkpoints).
+Two pairings are in use: ``"interleaved"`` turns neighbours 2i and 2i + 1 (the paper, Llama as Meta published it, and
+DeepSeek's checkpoints), ``"halves"`` turns number i with number i + width/2 (Hugging Face's port of Llama, whose
+conversion permutes the rows of the weights to match).
 """
 
 import math

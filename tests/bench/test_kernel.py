@@ -94,11 +94,11 @@ def test_answers_are_checked_before_any_is_timed(case, peers, monkeypatch):
     monkeypatch.setattr(Clock, "time", lambda *a: happened.append("timed") or time(*a))
     peers(ours=right, other=right)
     results = run_on(case(3, 70), case(3, 70, dtype="fp8_mla"))
-    assert happened == ["checked", "timed"] * 4
+    assert happened == ["checked", "checked", "checked", "timed"] * 4  # all three inputs
     assert all(each.microseconds > 0 and each.error < 0.01 for each in results.measurements)
 
 
-@pytest.mark.parametrize("mistake", ["scale", "mask", "table", "lse", "nan"])
+@pytest.mark.parametrize("mistake", ["scale", "mask", "table", "lse", "nan", "first input"])
 def test_wrong_answers_are_not_timed(case, peers, monkeypatch, mistake):
     def wrong(each_case, problems):
         def spoil(problem):
@@ -113,9 +113,11 @@ def test_wrong_answers_are_not_timed(case, peers, monkeypatch, mistake):
         calls = right(each_case, [spoil(problem) for problem in problems]).calls
         if mistake == "lse":
             out, lse = calls[0]()
-            return Prepared([lambda: (out, lse / 0.693)], None)
+            return Prepared([lambda: (out, lse / 0.693)] * len(calls), None)
         if mistake == "nan":
-            return Prepared([lambda: calls[0]()[0] * torch.nan], None)
+            return Prepared([lambda: calls[0]()[0] * torch.nan] * len(calls), None)
+        if mistake == "first input":  # answers every call as if it were the first
+            return Prepared([calls[0]] * len(calls), None)
         return Prepared(calls, None)
 
     monkeypatch.setattr(Clock, "time", lambda *a: pytest.fail("it was timed"))
@@ -127,11 +129,11 @@ def test_wrong_answers_are_not_timed(case, peers, monkeypatch, mistake):
 def test_a_layer_is_held_to_its_own_expectation(case, peers):
     def layer(factor):
         out = torch.linspace(-1, 1, 1001)
-        return lambda case, problems: Prepared([lambda: factor * out], out)
+        return lambda case, problems: Prepared([lambda: out, lambda: factor * out], [out, out])
 
     peers(near=layer(1.04), far=layer(1.06), nan=layer(torch.nan))
     near, far, nan = run_on(case(3, 70)).measurements
-    assert near.error == pytest.approx(0.04, rel=1e-3)
+    assert near.error == pytest.approx(0.04, rel=1e-3)  # the larger one
     assert far.why_not == "wrong: the layer's output is off by 0.06"
     assert nan.why_not == "wrong: the layer's output is off by inf"
 

@@ -32,6 +32,22 @@ def test_a_ruling_names_the_cases_in_which_the_statement_holds_and_fails(docket)
     assert text.splitlines()[1:] == ["Holds: one layer.", "Fails: all layers; two."]
 
 
+@pytest.mark.parametrize(
+    ("holds", "verdict"),
+    [
+        (True, "right"),
+        ({"a": True, "b": True}, "right"),
+        ({"a": True, "b": False}, "wrong"),
+        ({"a": False, "b": False}, "wrong"),
+    ],
+)
+def test_a_statement_about_all_cases_is_wrong_where_one_fails(docket, holds, verdict):
+    ruling = docket.rule("c", "size", "all are", holds, "f", universal=True)
+    assert ruling.verdict == verdict
+    assert "Said of all cases" in repr(ruling)
+    assert "Said of all cases" not in repr(docket.rule("c", "size", "some are", holds, "f"))
+
+
 def test_what_was_only_read_says_so_and_names_its_source(docket):
     ruling = docket.read("c", "quality", "s", source="Table 9", finding="f")
     assert ruling.verdict == "read, not computed"

@@ -108,6 +108,18 @@ def test_parts_show_the_numbers_of_the_whole(name):
     assert all(count in label for count in shown)
 
 
+def test_the_cache_grows_by_one_key_and_one_value_a_step():
+    """A panel has a query, one weight for each key, and the earlier steps' weights as dots."""
+    for position, panel in zip(
+        (3, 4, 5), ElementTree.fromstring(read("cache-growing.svg")).findall("{*}g"), strict=True
+    ):
+        styles = [rect.get("style", "") for rect in panel.iter(RECT)]
+        cached = {kind: sum(f"fill:var(--mla-{kind}," in style for style in styles) for kind in ("key", "value")}
+        assert cached == {"key": position + 1, "value": position + 1}
+        assert sum("stroke:var(--mla-query," in style for style in styles) == 1 + position + 1
+        assert len(panel.findall("{*}circle")) == position * (position + 1) / 2
+
+
 @pytest.mark.parametrize("name", GROWTH)
 def test_parts_show_no_rotary_part(name):
     assert "rotary part" not in words(name)
@@ -281,3 +293,13 @@ def test_a_linked_figure_becomes_part_of_the_page():
     assert 'aria-label="Four panels' in figure.astext()
     assert isinstance(paragraph, nodes.paragraph)
     assert not list(document.findall(nodes.image))
+
+
+def test_bottleneck_has_the_widths_of_the_chapter():
+    config = GQAConfig(hidden_size=128, num_attention_heads=8, num_key_value_heads=8, head_dim=16)
+    shown = [re.sub(r"\D", "", line) for line in words("bottleneck.svg") if re.search(r"\d", line)]
+    hidden, cached, latent = config.hidden_size, config.elements_per_token, config.elements_per_token // 4
+    assert shown == list(map(str, [hidden, cached, hidden, latent]))
+    solid = [r for r in ElementTree.fromstring(read("bottleneck.svg")).iter(RECT) if "fill:" in r.get("style", "")]
+    kinds = [re.search(r"--mla-(\w+)|$", r.get("style"))[1] for r in solid]
+    assert kinds.count("key") == 1 + 8 + 1 and kinds.count("value") == 1 + 8  # legend, heads, latent

@@ -1,4 +1,4 @@
-"""Chapter 16 is made from what lies in bench/measured: a GPU with a file is shown, and none where there is none."""
+"""The chapter is made from what lies in bench/measured: a GPU with a file is shown, and none where there is none."""
 
 import shutil
 from pathlib import Path

@@ -4,12 +4,14 @@ And it compiles no worse than the two kernels that stood in its place, whole and
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_report, compile_reports
+from mla_edu.kernels import offline
+from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_report, compile_reports, read_loop
 from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, matrix_unit, programs_per_multiprocessor, shared_bytes
 
 pytest.importorskip("triton")
@@ -77,6 +79,34 @@ def test_programs_that_fit_at_a_time_are_foreseen(reports, case):
     report, (arch, dtype, *_) = reports[case], case
     foreseen = programs_per_multiprocessor(report.tiles, matrix_unit(arch), 512, 64, dtype, SHARED_LIMIT[arch])
     assert report.programs == foreseen
+
+
+@CASES
+def test_the_loop_over_the_tiles_is_found(reports, case):
+    """It has all matrix instructions of the kernel; on sm_100 some stand before it, for the first tile."""
+    report = reports[case]
+    if report.arch == "gfx942":
+        return
+    loop = read_loop(report.cubin)
+    in_loop = sum(re.split("[. ]", line)[0] in report.tensor_core_instructions for line in loop)
+    in_all = sum(report.tensor_core_instructions.values())
+    assert in_loop == in_all or ("UTCHMMA" in report.tensor_core_instructions and in_all / 2 < in_loop < in_all)
+    assert loop[-1].startswith("BRA")
+
+
+def test_the_loop_copies_one_tile(reports):
+    """Of 64 tokens with 1,152 bytes each, 16 bytes at a time by each of 256 threads, and nothing else."""
+    loop = read_loop(reports["sm_90", "bf16", 16, 1].cubin)
+    copies = [line for line in loop if line.startswith("LDGSTS")]
+    assert len(copies) * 16 * 256 == 64 * 1152
+    assert all(line.startswith("LDGSTS.E.BYPASS.128 ") for line in copies)
+
+
+def test_code_without_a_loop_is_refused(monkeypatch):
+    straight = "\t.section\n.text.f:\n        /*0000*/                   EXIT ;\n.L_x_0:\n"
+    monkeypatch.setattr(offline, "_ask_tool", lambda *arguments: straight)
+    with pytest.raises(ValueError, match="cubin has 1 instructions and no jump back; expected a loop"):
+        read_loop(b"")
 
 
 def test_another_tile_can_be_tried():
