@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -61,7 +61,7 @@ class ModelConfig(Checked):
         return kinds or (dense,) * len(layers)
 
     @model_validator(mode="after")
-    def _layers_have_their_numbers(self) -> Self:
+    def _layers_have_their_numbers(self) -> "ModelConfig":
         used = {*self.layers, *self.feed_forward}
         for name in PARTS:
             part = getattr(self, name)

@@ -95,9 +95,7 @@ class Decoder(nn.Module):
     def _start(self, seed: int) -> None:
         generator = torch.Generator(self.embed_tokens.weight.device).manual_seed(seed)
         for name, weight in self.named_parameters():
-            if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj")):
-                nn.init.zeros_(weight)
-            elif name.endswith(".bias"):
+            if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj", ".bias")):
                 nn.init.zeros_(weight)
             elif weight.ndim > 1:
                 nn.init.normal_(weight, std=weight.shape[-1] ** -0.5, generator=generator)

@@ -1,7 +1,7 @@
 """The largest score before the softmax, by which attention that runs away is seen early."""
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class LargestScore:
         self.layers = [m for m in model.modules() if isinstance(m, GroupedQueryAttention | MultiHeadLatentAttention)]
         self.value = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LargestScore":
         self.hooks = [layer.register_forward_pre_hook(self._look) for layer in self.layers]
         return self
 

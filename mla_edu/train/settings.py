@@ -1,7 +1,7 @@
 """A training run in numbers, as its YAML file gives them: the model, the text, and how it learns."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import model_validator
 
@@ -31,7 +31,7 @@ class TrainConfig(Checked):
     seed: NonNegativeInt = 0  # of the weights and of the order of the text
 
     @model_validator(mode="after")
-    def _schedule_fits(self) -> Self:
+    def _schedule_fits(self) -> "TrainConfig":
         if self.decay_share > 1:
             raise ValueError(f"decay_share is {self.decay_share}; expected at most 1")
         return self
