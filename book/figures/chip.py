@@ -8,7 +8,7 @@ from mla_edu.registry import get_gpu
 
 H100, H200 = get_gpu("h100"), get_gpu("h200")
 MULTIPROCESSORS, TENSOR_CORES, BANKS = 132, 4, 32
-L2 = 50 * 1024**2
+L2 = "H100 50 MiB, H200 60 MiB"
 REGISTER_BYTES, SHARED_BYTES = 4 * REGISTERS, MULTIPROCESSOR["sm_90"][0]
 CLOCK = H200.flops["bf16"] / (MULTIPROCESSORS * TENSOR_CORES * 2 * 512)
 SHARED_RATE = MULTIPROCESSORS * BANKS * 4 * CLOCK
@@ -65,7 +65,7 @@ def chip():
             arrow([(40, 246), (40, 217)]),
             text(50, 241, f"{LATENCY['L2']} cycles from the L2"),
             outlined(12, 248, WIDTH - 24, 32, "neutral"),
-            centred(WIDTH / 2, 269, f"L2 cache, {L2 // 1024**2} MiB"),
+            centred(WIDTH / 2, 269, f"L2 cache: {L2}"),
             arrow([(40, CHIP + 44), (40, 283)]),
             text(50, CHIP + 20, f"{LATENCY['memory']} cycles from memory"),
             text(50, CHIP + 37, both("bandwidth", 1e12, "TB/s")),
@@ -87,7 +87,7 @@ def label():
         f"{TENSOR_CORES} tensor cores, {kib(REGISTER_BYTES)} of registers, which hold "
         f"sums of values, and {kib(SHARED_BYTES)} of shared memory with queries and "
         f"two tiles of the cache; shared memory delivers {SHARED_RATE / 1e12:.0f} TB/s "
-        f"over all multiprocessors. Below them the L2 cache, {L2 // 1024**2} MiB, "
+        f"over all multiprocessors. Below them the L2 cache, {L2}, "
         f"{LATENCY['L2']} cycles away. Outside the chip the memory, "
         f"{LATENCY['memory']} cycles away, which holds the cached rows: "
         f"{both('memory', 1e9, 'GB')}, at {both('bandwidth', 1e12, 'TB/s')}."
