@@ -83,7 +83,7 @@ class ModelConfig(Checked):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ModelConfig":
-        """The model that a YAML file describes.
+        """The model that a YAML file describes, alone or under ``model`` in the file of a training run.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -91,8 +91,9 @@ class ModelConfig(Checked):
                 expected.
         """
         values = read_mapping(path)
+        inner = values.get("model")
         try:
-            return cls(**values)
+            return cls(**inner if isinstance(inner, dict) else values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

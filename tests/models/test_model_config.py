@@ -65,6 +65,11 @@ def test_a_wrong_file_is_one_line_that_names_it(read, old, new, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_file_of_a_run_has_its_model(read):
+    inner = "".join(f"  {line}\n" for line in YAML.strip().splitlines())
+    assert read(f"model:\n{inner}train: {{num_steps: 3}}\n") == read(YAML)
+
+
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(FileNotFoundError):
         ModelConfig.from_yaml(tmp_path / "none.yaml")
