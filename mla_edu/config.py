@@ -1,7 +1,8 @@
-"""The numbers that define an attention layer, checked once, where they enter.
+"""The numbers that define a layer, checked once, where they enter.
 
-``GQAConfig`` covers multi-head, multi-query and grouped-query attention, ``MLAConfig`` multi-head latent attention.
-All arguments are given by name. Nothing here imports torch.
+``GQAConfig`` covers multi-head, multi-query and grouped-query attention, ``MLAConfig`` multi-head latent attention,
+``Mamba2Config`` a recurrence in its place, ``MoEConfig`` the mixture of experts behind it. All arguments are given by
+name. Nothing here imports torch.
 """
 
 from typing import Literal, Self
@@ -14,6 +15,7 @@ from mla_edu.validation import (
     EvenNonNegativeInt,
     EvenPositiveInt,
     Flag,
+    NonNegativeInt,
     NonNegativeNumber,
     PositiveInt,
     PositiveNumber,
@@ -113,3 +115,86 @@ class MLAConfig(Checked):
     def elements_per_token(self) -> int:
         """Numbers that this layer caches for one token: the latent and the shared rotary key (Table 1)."""
         return self.kv_lora_rank + self.qk_rope_head_dim
+
+
+class MoEConfig(Checked):
+    """One mixture-of-experts layer in the manner of DeepSeek.
+
+    Raises:
+        ValueError: a value is out of range; names the argument, the value and what was expected.
+
+    Sources: DeepSeek-V2 paper, sec. 2.2; DeepSeek-V3 paper, sec. 2.1.2.
+    """
+
+    hidden_size: PositiveInt  # width of the residual stream
+    n_routed_experts: PositiveInt  # of which each token takes some
+    num_experts_per_tok: PositiveInt  # that a token takes
+    moe_intermediate_size: PositiveInt  # width inside an expert
+    n_shared_experts: NonNegativeInt = 0  # that every token takes; they are one MLP, so many times as wide
+    n_group: PositiveInt = 1  # groups of neighbouring experts
+    topk_group: PositiveInt = 1  # groups that a token may choose from
+    scoring_func: Literal["softmax", "sigmoid"] = "sigmoid"  # of V2, and of V3, which adds a bias before choosing
+    norm_topk_prob: Flag = True  # the weights of the chosen experts are divided by their sum
+    routed_scaling_factor: PositiveNumber = 1.0  # of the weights, after that
+
+    @model_validator(mode="after")
+    def _choice_is_possible(self) -> Self:
+        experts, groups = self.n_routed_experts, self.n_group
+        if experts % groups:
+            raise ValueError(f"n_group is {groups}; expected a divisor of n_routed_experts, {experts}")
+        if self.topk_group > groups:
+            raise ValueError(f"topk_group is {self.topk_group}; expected at most n_group, {groups}")
+        if groups > 1 and self.scoring_func == "sigmoid" and experts // groups < 2:
+            raise ValueError(
+                f"n_group is {groups}; expected groups of at least 2 of the {experts} experts, since a group is "
+                "scored by its best two"
+            )
+        if self.num_experts_per_tok > (within := self.topk_group * experts // groups):
+            raise ValueError(
+                f"num_experts_per_tok is {self.num_experts_per_tok}; expected at most the {within} experts of "
+                f"topk_group = {self.topk_group} groups"
+            )
+        return self
+
+
+class Mamba2Config(Checked):
+    """One Mamba-2 layer (Dao and Gu 2024), whose state has one size however long the text.
+
+    Raises:
+        ValueError: a value is out of range; names the argument, the value and what was expected.
+    """
+
+    hidden_size: PositiveInt  # width of the residual stream
+    num_heads: PositiveInt  # states
+    head_dim: PositiveInt  # numbers that a head takes in for a token
+    state_size: PositiveInt  # directions in which they are kept: a head's state has head_dim * state_size numbers
+    n_groups: PositiveInt = 1  # the heads of a group share the directions of writing and reading
+    conv_kernel: PositiveInt = 4  # tokens that the convolution before the state sees
+    conv_bias: Flag = True
+    norm_eps: PositiveNumber = 1e-5  # of the norm behind the gate
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.num_heads % self.n_groups:
+            raise ValueError(f"n_groups is {self.n_groups}; expected a divisor of num_heads, {self.num_heads}")
+        return self
+
+    @property
+    def kind(self) -> Literal["mamba2"]:
+        """``"mamba2"``, whatever the widths."""
+        return "mamba2"
+
+    @property
+    def inner_width(self) -> int:
+        """Numbers that all heads take in for a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def conv_width(self) -> int:
+        """Numbers for each token that pass the convolution: what is taken in, and both directions."""
+        return self.inner_width + 2 * self.n_groups * self.state_size
+
+    @property
+    def state_elements(self) -> int:
+        """Numbers that this layer keeps of a sequence: the states, and the last inputs of the convolution."""
+        return self.inner_width * self.state_size + self.conv_width * (self.conv_kernel - 1)

@@ -1,8 +1,9 @@
 """What every configuration class shares: checked numbers, and errors of one line."""
 
+import difflib
 import re
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -55,18 +56,39 @@ class Checked(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise ValueError(f"{type(self).__name__}: {describe(error)}") from None
+                raise ValueError(f"{type(self).__name__}: {describe(error, type(self))}") from None
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error in one line: each argument, the value it was given, and what was expected."""
+def describe(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """A pydantic error in one line: each argument, the value it was given, and what was expected.
+
+    Args:
+        error: of pydantic.
+        model: what was to be made; then an unknown name is told with the nearest one that there is.
+    """
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
         message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         name = ".".join(str(part) for part in fault["loc"])
-        given = f"{name} is {fault['input']!r}; " if name and fault["type"] != "missing" else name and f"{name}: "
+        if fault["type"] == "extra_forbidden" and model is not None:
+            message = _nearest(fault["loc"], model)
+        whole = fault["type"] == "missing" or isinstance(fault["input"], dict)
+        message = "missing" if fault["type"] == "missing" else message
+        given = name and (f"{name}: " if whole else f"{name} is {fault['input']!r}; ")
         lines.append(given + message)
     return "; ".join(lines)
+
+
+def _nearest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """What may have been meant by a name that is none."""
+    *path, name = location
+    for part in path:
+        candidates = [model.model_fields[str(part)].annotation] if str(part) in model.model_fields else []
+        inner = [kind for each in candidates for kind in (each, *get_args(each))]
+        model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    known = sorted(model.model_fields)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"no such name; did you mean {near[0]}?" if near else f"no such name; expected one of {', '.join(known)}"
 
 
 def parse_yaml(text: str) -> Any:

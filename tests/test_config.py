@@ -83,11 +83,11 @@ def test_one_head_is_multi_head_attention():
                 head_dim=16,
                 rope_scaling={"rope_type": "linear"},
             ),
-            "factor: Field required",
+            "factor: missing",
         ),
         (
             lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16, heads=4),
-            "heads is 4; Extra inputs are not permitted",
+            "heads is 4; no such name; did you mean head_dim",
         ),
         (
             lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA | {"qk_rope_head_dim": 63}),

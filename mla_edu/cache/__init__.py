@@ -3,6 +3,7 @@
 from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.cache.pages import PageAllocator, PageTable
+from mla_edu.cache.state import StateCache
 from mla_edu.cache.table import SequenceTable
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "PagedKVCache",
     "PagedLatentCache",
     "SequenceTable",
+    "StateCache",
 ]

@@ -69,6 +69,7 @@ class KVCache(KeysAndValues):
         max_seq_len: tokens that fit in each.
         dtype: of the stored numbers; the layer's own.
         device: where they lie; None for torch's default.
+        table: of the sequences, which other layers share; None for one of its own, of the sizes above.
 
     Attributes:
         keys: the memory, ``[batch, max_seq_len, kv_heads, head_dim]``.
@@ -86,9 +87,11 @@ class KVCache(KeysAndValues):
         max_seq_len: int = 4096,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
+        *,
+        table: SequenceTable | None = None,
     ):
         check_config(config, GQAConfig)
-        super().__init__(config, SequenceTable(batch_size, max_seq_len, device), dtype)
+        super().__init__(config, table or SequenceTable(batch_size, max_seq_len, device), dtype)
 
 
 class PagedKVCache(KeysAndValues):

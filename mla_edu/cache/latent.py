@@ -65,6 +65,7 @@ class LatentCache(Latents):
         max_seq_len: tokens that fit in each.
         dtype: of the stored numbers; the layer's own.
         device: where they lie; None for torch's default.
+        table: of the sequences, which other layers share; None for one of its own, of the sizes above.
 
     Attributes:
         rows: the memory, ``[batch, max_seq_len, kv_lora_rank + qk_rope_head_dim]``.
@@ -81,10 +82,13 @@ class LatentCache(Latents):
         max_seq_len: int = 4096,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
+        *,
+        table: SequenceTable | None = None,
     ):
         check_config(config, MLAConfig)
-        table = SequenceTable(batch_size, max_seq_len, device)
-        self.rows = torch.empty((*table.memory_shape, config.elements_per_token), dtype=dtype, device=device)
+        table = table or SequenceTable(batch_size, max_seq_len, device)
+        shape = (*table.memory_shape, config.elements_per_token)
+        self.rows = torch.empty(shape, dtype=dtype, device=table.seq_lens.device)
         super().__init__(config, table, self.rows)
 
     @property

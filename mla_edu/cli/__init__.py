@@ -1,4 +1,4 @@
-"""The ``mla-edu`` command: what a model's cache takes, what the kernel compiles to, and how fast it is."""
+"""The ``mla-edu`` command: what a model's cache takes, what its kernel compiles to and how fast it is; models."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from rich.table import Table
 import mla_edu
 from mla_edu import cost
 from mla_edu.cli import bench
+from mla_edu.cli.model import generate, train
 from mla_edu.hf import spec_from_hf
 from mla_edu.registry import GPUSpec, get_gpu, get_model, list_models
 from mla_edu.words import parse_count, size
@@ -44,6 +45,8 @@ def _say(text: str) -> int:
 
 app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(bench.app, name="bench")
+app.command()(train)
+app.command()(generate)
 
 
 def _version(asked: bool) -> None:

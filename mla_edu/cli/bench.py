@@ -143,3 +143,17 @@ def _finish(found: "Run", ours: Sequence[str], console: Console, folder: Path | 
     if faults:
         first = f"{faults[0].case}: {faults[0].why_not}"
         raise ValueError(f"{faults[0].kernel} is wrong or fails in {len(faults)} cases, first {first}")
+
+
+@app.command("load")
+def bench_load() -> None:
+    """Measure how much memory loading a random model of 1.2 GB takes, in a process of its own."""
+    need_torch()
+    from mla_edu.bench.load import measure_load
+    from mla_edu.words import size
+
+    found = measure_load()
+    typer.echo(
+        f"weights {size(found.weights)}, largest tensor {size(found.largest_tensor)}, peak {size(found.peak)}: "
+        f"without the largest tensor {found.share:.2f} of the weights"
+    )

@@ -1,61 +1,156 @@
-"""A decoder of a few layers: embedding, attention and SwiGLU blocks with RMSNorm before each, and a head."""
+"""A whole decoder: embedding, layers that mix tokens and layers that take each by itself, and a head."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from mla_edu.config import GQAConfig
+from mla_edu.cache.layer import LayerCache
+from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.layers.gqa import GroupedQueryAttention
+from mla_edu.layers.mamba2 import Mamba2
+from mla_edu.layers.mla import MultiHeadLatentAttention
 from mla_edu.layers.mlp import SwiGLU
+from mla_edu.layers.moe import MixtureOfExperts
+from mla_edu.models.cache import ModelCache
+from mla_edu.models.config import ModelConfig
 
 
-class Block(nn.Module):
-    """Attention, then SwiGLU, each added to the residual stream."""
+class DecoderLayer(nn.Module):
+    """What mixes the tokens, then what takes each by itself, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: GQAConfig, intermediate_size: int):
+    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype | None, device: torch.device | str | None):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.hidden_size)
-        self.attention = GroupedQueryAttention(config)
-        self.mlp_norm = nn.RMSNorm(config.hidden_size)
-        self.mlp = SwiGLU(config.hidden_size, intermediate_size)
+        hidden, part = config.hidden_size, config.part(layer)
+        self.residual_scale = config.residual_scale
+        self.input_layernorm = nn.RMSNorm(hidden, eps=config.rms_norm_eps, dtype=dtype, device=device)
+        mixer: nn.Module
+        if isinstance(part, GQAConfig):
+            mixer = GroupedQueryAttention(part, dtype=dtype, device=device)
+        elif isinstance(part, MLAConfig):
+            mixer = MultiHeadLatentAttention(part, dtype=dtype, device=device)
+        else:
+            mixer = Mamba2(part, dtype=dtype, device=device)
+        self.mixer_name = "mamba" if part.kind == "mamba2" else "self_attn"
+        self.add_module(self.mixer_name, mixer)
+        self.post_attention_layernorm = nn.RMSNorm(hidden, eps=config.rms_norm_eps, dtype=dtype, device=device)
+        self.mlp: SwiGLU | MixtureOfExperts
+        if config.feed_forward[layer] == "moe":
+            assert config.moe is not None
+            self.mlp = MixtureOfExperts(config.moe, dtype=dtype, device=device)
+        else:
+            assert config.intermediate_size is not None
+            self.mlp = SwiGLU(hidden, config.intermediate_size, dtype=dtype, device=device)
 
-    def forward(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq hidden"]:
-        """The residual stream after the block."""
-        x = x + self.attention(self.attention_norm(x))
-        x = x + self.mlp(self.mlp_norm(x))
-        return x
+    def forward(
+        self, x: Float[Tensor, "batch seq hidden"], cache: LayerCache | None = None
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """The residual stream after the layer."""
+        mixer = getattr(self, self.mixer_name)
+        x = x + self.residual_scale * mixer(self.input_layernorm(x), cache)
+        out: Tensor = x + self.residual_scale * self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Decoder(nn.Module):
     """A causal language model: token ids in, logits of the next token out.
 
-    Weights start normal with standard deviation ``fan_in ** -0.5``, the last matrix of each branch at zero, so that
-    every block begins as the identity.
+    Modules bear the names of Hugging Face checkpoints, without their ``model.`` in front. Weights start normal with
+    standard deviation ``fan_in ** -0.5``, biases and the last matrix of each part at zero, so that every layer begins
+    as the identity.
 
     Args:
-        config: of each attention layer.
-        num_layers: blocks.
-        vocab_size: tokens; 256 for bytes.
+        config: what it is made of; kept as ``model.config``.
         seed: of the weights.
+        dtype: of the weights; None for torch's default.
+        device: of the weights; None for torch's default. On ``"meta"`` they are left out.
     """
 
-    def __init__(self, config: GQAConfig, num_layers: int, vocab_size: int = 256, seed: int = 0):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, 8 * config.hidden_size // 3) for _ in range(num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, vocab_size, bias=False)
-        generator = torch.Generator().manual_seed(seed)
-        for name, weight in self.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.zeros_(weight)
-            elif weight.ndim == 2:
-                nn.init.normal_(weight, std=weight.shape[1] ** -0.5, generator=generator)
+        self.config = config
+        hidden = config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, hidden, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(DecoderLayer(config, i, dtype, device) for i in range(len(config.layers)))
+        self.norm = nn.RMSNorm(hidden, eps=config.rms_norm_eps, dtype=dtype, device=device)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else nn.Linear(hidden, config.vocab_size, bias=False, dtype=dtype, device=device)
+        )
+        if self.embed_tokens.weight.device.type != "meta":
+            self._start(seed)
 
-    def forward(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq vocab"]:
-        """Logits of the token after each of ``tokens``."""
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+    @torch.no_grad()
+    def _start(self, seed: int) -> None:
+        generator = torch.Generator(self.embed_tokens.weight.device).manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if name.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj", ".bias")):
+                nn.init.zeros_(weight)
+            elif weight.ndim > 1:
+                nn.init.normal_(weight, std=weight.shape[-1] ** -0.5, generator=generator)
+
+    def forward(
+        self, tokens: Int[Tensor, "batch seq"], cache: ModelCache | None = None
+    ) -> Float[Tensor, "batch seq vocab"]:
+        """Logits of the token after each of ``tokens``.
+
+        Args:
+            tokens: the new ones; one row for each sequence of the cache, or of the step under way.
+            cache: of the tokens before them, from ``new_cache``; they are appended.
+
+        Raises:
+            TypeError: ``cache`` is not a ``ModelCache``.
+            ValueError: a token is not of the vocabulary, or there is no room; the cache is left as it was.
+        """
+        if cache is not None and not isinstance(cache, ModelCache):
+            raise TypeError(f"cache is a {type(cache).__name__}; expected a ModelCache, from model.new_cache")
+        check_tokens(tokens, self.config.vocab_size)
+        with nullcontext() if cache is None else cache.step(tokens.shape[1]):
+            x = self.embed_tokens(tokens) * self.config.embedding_scale
+            for i, layer in enumerate(self.layers):
+                x = layer(x, None if cache is None else cache.layers[i])
+            x = self.norm(x) * self.config.logit_scale
+            logits: Tensor = linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+            return logits
+
+    if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
+
+        def __call__(self, tokens: Tensor, cache: ModelCache | None = None) -> Tensor:
+            """As ``forward``."""
+
+    def new_cache(
+        self,
+        batch_size: int = 1,
+        max_seq_len: int = 4096,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> ModelCache:
+        """An empty cache for the model.
+
+        Args:
+            batch_size: sequences.
+            max_seq_len: tokens that fit in each.
+            dtype: of the stored numbers; None for the weights' own.
+            device: where they lie; None for the weights' own.
+        """
+        weight = self.embed_tokens.weight
+        return ModelCache(self.config, batch_size, max_seq_len, dtype or weight.dtype, device or weight.device)
+
+
+def check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    """Raise ``ValueError`` unless ``tokens`` is ``[batch, seq]`` of ids below ``vocab_size``."""
+    if tokens.ndim != 2 or tokens.is_floating_point():
+        raise ValueError(f"tokens is {tokens.dtype} of shape {list(tokens.shape)}; expected integers [batch, seq]")
+    if tokens.device.type == "cpu" and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise ValueError(f"tokens lie from {int(tokens.min())} to {int(tokens.max())}; expected 0 to {vocab_size - 1}")

@@ -1,27 +1,29 @@
-"""One attention layer out of a Hugging Face checkpoint folder: ``config.json`` beside safetensors files.
+"""Whole models and single attention layers out of Hugging Face checkpoint folders.
 
-Only the tensors of that layer are read, through a memory map: a layer of a 671B model loads on a laptop. No file
-outside the folder is opened, and none but safetensors and JSON.
+Tensors are read through memory maps, one after the other, each to its place: a layer of a 671B model loads on a laptop,
+and a model needs little more memory than its weights.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mla_edu.config import MLAConfig
 from mla_edu.hf import config_from_hf
-from mla_edu.hf.config_file import read_hf_config, read_json_object
+from mla_edu.hf.config_file import read_hf_config
 from mla_edu.hf.reader import read
 from mla_edu.layers.gqa import GroupedQueryAttention
 from mla_edu.layers.mla import MultiHeadLatentAttention
+from mla_edu.models.checkpoint import FLOATS, SCALE, Checkpoint
+from mla_edu.models.config import ModelConfig
+from mla_edu.models.decoder import Decoder
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Where the text model's layers stand: in a model of its own, under a head, and in a multimodal model.
 PREFIXES = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")
+OURS = "mla_edu"  # model_type of what save_model writes for models that transformers does not know
 
 
 def load_attention(
@@ -29,8 +31,9 @@ def load_attention(
 ) -> GroupedQueryAttention | MultiHeadLatentAttention:
     """The attention layer ``layer`` of the checkpoint in ``folder``, with its configuration as ``.config``.
 
-    Of DeepSeek-V3.2 and GLM-5 (``deepseek_v32``, ``glm_moe_dsa``) this is the dense path: their indexer, which picks
-    ``index_topk`` tokens for each query, is left out. Up to that many tokens the two are equal.
+    Only the tensors of that layer are read; weights in DeepSeek's fp8 come as bf16. Of DeepSeek-V3.2 and GLM-5
+    (``deepseek_v32``, ``glm_moe_dsa``) this is the dense path: their indexer, which picks ``index_topk`` tokens for
+    each query, is left out. Up to that many tokens the two are equal.
 
     Args:
         folder: holds ``config.json`` and ``model.safetensors``, or shards beside ``model.safetensors.index.json``.
@@ -40,15 +43,20 @@ def load_attention(
     Raises:
         FileNotFoundError: ``config.json`` or a safetensors file is missing.
         ValueError: the family is not supported, ``layer`` is out of range or no softmax attention, the index is not
-            one, or a tensor is missing, unexpected, quantised, truncated or of another shape than the configuration
-            asks for.
+            one, or a tensor is missing, unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another
+            shape than the configuration asks for.
         ImportError: ``safetensors`` is not installed.
     """
     folder = Path(folder)
     hf = read_hf_config(folder)
     config = config_from_hf(hf)
     reading = read(hf)
-    weights = _read_tensors(folder, reading.module_name(layer), layer)
+    module = reading.module_name(layer)
+    checkpoint = Checkpoint(folder, hf.get("quantization_config"))
+    names = _of_module(list(checkpoint.places), module, folder)
+    if checkpoint.block is not None:
+        names = {name: own for name, own in names.items() if not name.endswith(SCALE)}
+    weights = {names[name]: tensor for name, tensor in checkpoint.read(names, f"layer {layer}")}
     ignored = reading.family.ignored_tensors
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(ignored)} if ignored else weights
     # Rotary tables that some older checkpoints carry; they follow from the configuration.
@@ -64,39 +72,91 @@ def load_attention(
     return attention.to(dtype) if dtype else attention
 
 
-def _read_tensors(folder: Path, module: str, layer: int) -> dict[str, Tensor]:
-    """The tensors of one module, by their names within it; none where the checkpoint has no such module."""
-    places = _index(folder)
-    if places is None:
-        single = folder / "model.safetensors"
-        with _opened(single) as tensors:
-            places = dict.fromkeys(tensors.keys(), single.name)
-    weights = {}
-    parts = _of_module(list(places), module, folder)
-    for path in sorted({folder / places[name] for name in parts}):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected a shard with tensors of layer {layer}")
-        with _opened(path) as tensors:
-            there = set(tensors.keys())
-            for name in (name for name in parts if folder / places[name] == path):
-                if name not in there:
-                    raise ValueError(f"{path} has no {name}; expected it, as the index says")
-                weights[parts[name]] = tensors.get_tensor(name)
-    return weights
+def load_model(
+    folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Decoder:
+    """The whole model of the checkpoint in ``folder``, with its configuration as ``.config``.
+
+    Modules for predicting further tokens (MTP), which DeepSeek-V3 ships behind its last layer, are left out with a
+    warning that names them. Weights in DeepSeek's fp8 come as bf16.
+
+    Args:
+        folder: holds ``config.json`` and ``model.safetensors``, or shards beside ``model.safetensors.index.json``; of a
+            family of ``ModelConfig.from_hf``, or written by ``save_model``.
+        dtype: of the weights; None for that of the embedding in the checkpoint. The routers' bias stays float32.
+        device: of the weights; None for torch's default.
+
+    Raises:
+        FileNotFoundError: ``config.json`` or a safetensors file is missing.
+        ValueError: the family is not supported, or a tensor is missing, unexpected, quantised otherwise than in
+            DeepSeek's fp8, truncated or of another shape than the configuration asks for; says which before any is
+            read.
+        ImportError: ``safetensors`` is not installed.
+    """
+    folder = Path(folder)
+    hf = read_hf_config(folder)
+    values = {name: value for name, value in hf.items() if name not in ("model_type", "dtype")}
+    config = ModelConfig(**values) if hf["model_type"] == OURS else ModelConfig.from_hf(hf)
+    checkpoint = Checkpoint(folder, hf.get("quantization_config"))
+    shapes, skipped = _without_drafting_layers(checkpoint.shapes(), len(config.layers))
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    _check_shapes(shapes, checkpoint_places(Decoder(config, device="meta")), folder)
+    if skipped:
+        warnings.warn(f"{folder}: layers {skipped} are left out; they predict further tokens", stacklevel=2)
+    if dtype is None:
+        ((_, embedding),) = checkpoint.read(
+            [name for name in shapes if name.endswith("embed_tokens.weight")], "the embedding"
+        )
+        dtype = embedding.dtype
+    model = Decoder(config, device="meta", dtype=dtype).to_empty(device=device or torch.get_default_device())
+    places = checkpoint_places(model)
+    with torch.no_grad():
+        for name, tensor in checkpoint.read(shapes, "the model"):
+            places[name].copy_(tensor)
+    return model
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, memory-mapped."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise ImportError("load_attention needs safetensors: pip install 'mla-edu[hf]'") from None
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+def checkpoint_places(model: Decoder) -> dict[str, Tensor]:
+    """Where each tensor of a checkpoint goes: views of the model's own, an expert's in the stack of all."""
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        full = name if name.startswith("lm_head") else f"model.{name}"
+        if not full.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            found[full] = tensor
+            continue
+        stem, _, last = full.rpartition(".")
+        for expert, matrix in enumerate(tensor.detach()):
+            if last == "down_proj":
+                found[f"{stem}.{expert}.down_proj.weight"] = matrix
+            else:
+                gate, up = matrix.chunk(2)
+                found |= {f"{stem}.{expert}.gate_proj.weight": gate, f"{stem}.{expert}.up_proj.weight": up}
+    return found
+
+
+def _without_drafting_layers(shapes: dict[str, list[int]], num_layers: int) -> tuple[dict[str, list[int]], str]:
+    """The tensors of the model itself, and the numbers of the layers behind its last one."""
+    kept, skipped = {}, set()
+    for name, shape in shapes.items():
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        if layer and int(layer[1]) >= num_layers:
+            skipped.add(int(layer[1]))
+        elif not name.endswith("rotary_emb.inv_freq"):
+            kept[name] = shape
+    return kept, ", ".join(map(str, sorted(skipped)))
+
+
+def _check_shapes(shapes: dict[str, list[int]], places: dict[str, Tensor], folder: Path) -> None:
+    """Raise ``ValueError`` unless the checkpoint has the model's tensors and no more, in their shapes."""
+    for name in sorted(places.keys() | shapes.keys()):
+        if name not in shapes:
+            raise ValueError(f"{folder}: {name} is missing; expected shape {list(places[name].shape)}")
+        if name not in places:
+            raise ValueError(f"{folder}: {name} is there; expected no such tensor in a model of this config.json")
+        if shapes[name] != list(places[name].shape):
+            wanted = list(places[name].shape)
+            raise ValueError(f"{folder}: {name} has shape {shapes[name]}; expected {wanted}, from the configuration")
 
 
 def _of_module(names: list[str], module: str, folder: Path) -> dict[str, str]:
@@ -107,28 +167,6 @@ def _of_module(names: list[str], module: str, folder: Path) -> dict[str, str]:
         where = " and ".join(f"{prefix}{module}" for prefix in found)
         raise ValueError(f"{folder} has {where}; expected one of them, since both may be the layer")
     return {name: name.removeprefix(f"{prefix}{module}.") for prefix, own in found.items() for name in own}
-
-
-def _index(folder: Path) -> dict[str, str] | None:
-    """The checkpoint's tensors, each with its file in the folder; None where one file holds them all."""
-    path, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if not path.is_file():
-        if not single.is_file():
-            raise FileNotFoundError(f"{folder} has neither {single.name} nor {path.name}")
-        return None
-    index = read_json_object(path, "an index")
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise ValueError(f"{path}: weight_map is {str(places)[:40]}; expected a file name for each tensor")
-    for name, file in places.items():
-        plain = isinstance(file, str) and file.endswith(".safetensors") and Path(file).name == file and "\\" not in file
-        if not plain:
-            raise ValueError(f"{path}: weight_map[{name!r}] is {file!r}; expected a .safetensors file of that folder")
-    if single.is_file() and set(places.values()) != {single.name}:
-        raise ValueError(
-            f"{folder} has {single.name} beside {path.name}, which names other files; expected one of them"
-        )
-    return places
 
 
 def _check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:

@@ -1,7 +1,8 @@
-"""A corpus that needs no download: the source code of Python's standard library, one token per byte."""
+"""Text to learn from, one token per byte: Python's standard library, which needs no download, or any files."""
 
 import hashlib
 import sysconfig
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +37,41 @@ def standard_library(folder: str | Path | None = None) -> Corpus:
     """
     folder = Path(folder or sysconfig.get_path("stdlib"))
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-    names = sorted(name for name in paths if not EXCLUDED & set(name.split("/")))
+    kept = {name: path for name, path in paths.items() if not EXCLUDED & set(name.split("/"))}
+    return _corpus(kept, f"{folder} holds {len(kept)} .py files; expected Python's standard library")
+
+
+def text_files(places: Sequence[str | Path]) -> Corpus:
+    """Files of any text, and all files of folders; about a tenth for validation.
+
+    Args:
+        places: files or folders.
+
+    Raises:
+        FileNotFoundError: a place does not exist, or there are fewer than two files, or all are on one side.
+    """
+    paths: dict[str, Path] = {}
+    for place in map(Path, places):
+        if not place.exists():
+            raise FileNotFoundError(f"text: {place}: no such file or folder")
+        inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+        paths |= {path.as_posix(): path for path in inside}
+    wanted = "expected enough for a tenth to be kept for validation, ten or more"
+    return _corpus(paths, f"text: {len(paths)} files in {', '.join(map(str, places))}; {wanted}")
+
+
+def _corpus(paths: Mapping[str, Path], too_few: str) -> Corpus:
     parts: dict[bool, list[bytes]] = {False: [], True: []}
     digest = hashlib.sha256()
-    for name in names:
+    for name in sorted(paths):
         text = paths[name].read_bytes()
         digest.update(text)
         held_out = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10 == 0
         parts[held_out].append(text)
     if not parts[False] or not parts[True]:
-        raise FileNotFoundError(f"{folder} holds {len(names)} .py files; expected Python's standard library")
+        raise FileNotFoundError(too_few)
 
     def tokens(texts: list[bytes]) -> Tensor:
         return torch.from_numpy(np.frombuffer(b"".join(texts), dtype=np.uint8).copy())
 
-    return Corpus(tokens(parts[False]), tokens(parts[True]), len(names), digest.hexdigest())
+    return Corpus(tokens(parts[False]), tokens(parts[True]), len(paths), digest.hexdigest())

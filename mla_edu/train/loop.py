@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from mla_edu.train.muon import Muon
 
 TIMED_STEPS = 3  # with each number of threads, before the faster one is kept
 
@@ -24,44 +25,6 @@ def draw_windows(
     """Pieces of ``seq_len`` tokens and the one that follows, from random places."""
     starts = torch.randint(len(tokens) - seq_len, (num_windows, 1), generator=generator)
     return tokens[starts + torch.arange(seq_len + 1)].long()
-
-
-class Muon(torch.optim.Optimizer):
-    """``torch.optim.Muon`` without weight decay (Jordan et al. 2024), in the matrices' own type.
-
-    torch computes in bfloat16. On a processor that has no instructions for it, its steps take many times as long.
-
-    Args:
-        params: matrices; those without a gradient stay.
-        lr: how far a step goes, in the spectral norm of a matrix that is no taller than wide.
-    """
-
-    def __init__(self, params: Iterable[nn.Parameter], lr: float):
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Take one step along the gradients."""
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                average = self.state[matrix].setdefault("average", torch.zeros_like(matrix))
-                average.lerp_(matrix.grad, 0.05)
-                update = _nearly_orthogonal(matrix.grad.lerp(average, 0.95))
-                rows, columns = matrix.shape
-                matrix.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
-
-
-def _nearly_orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """With singular values near one: five Newton-Schulz steps of degree five."""
-    if matrix.shape[0] > matrix.shape[1]:
-        return _nearly_orthogonal(matrix.T).T
-    matrix = matrix / matrix.norm().clamp(min=1e-7)
-    for _ in range(5):
-        gram = matrix @ matrix.T
-        matrix = torch.addmm(matrix, torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315), matrix, beta=3.4445)
-    return matrix
 
 
 def train(
@@ -101,7 +64,7 @@ def train(
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (matrices if name.startswith("blocks.") and parameter.ndim == 2 else others).append(parameter)
+        (matrices if name.startswith("layers.") and parameter.ndim == 2 else others).append(parameter)
     optimizers = [
         Muon(matrices, lr=learning_rate),
         torch.optim.AdamW(others, lr=learning_rate / 4, betas=(0.9, 0.95), weight_decay=0.0),

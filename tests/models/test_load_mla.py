@@ -351,7 +351,7 @@ def test_tensors_that_do_not_fit_are_named(copied, spoil, message):
         (
             "minicpm3",
             {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "factor": 1.0}},
-            "long_factor: Field required",
+            "long_factor: missing",
         ),
         ("kimi_linear", {"layer_types": None}, "layer_types is missing; expected it, or linear_attn_config"),
     ],

@@ -4,18 +4,20 @@ import pytest
 import torch
 
 import mla_edu.train.loop as module
-from mla_edu import GQAConfig
-from mla_edu.models.decoder import Decoder
+from mla_edu.models import Decoder, ModelConfig
 from mla_edu.testing import randomize, relative_error
-from mla_edu.train.loop import Muon, draw_windows, next_token_loss, train
+from mla_edu.train.loop import draw_windows, next_token_loss, train
+from mla_edu.train.muon import Muon
 
 TEXT = torch.tensor(list(b"the cat sat on the mat. " * 40), dtype=torch.uint8)
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+CONFIG = ModelConfig(vocab_size=256, hidden_size=32, intermediate_size=85, layers=["gqa", "gqa"], gqa=HEADS)
 SMALL = {"num_steps": 40, "batch_size": 4, "seq_len": 16}
 
 
 @pytest.fixture
 def model():
-    return Decoder(GQAConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, head_dim=8), num_layers=2)
+    return Decoder(CONFIG)
 
 
 def test_loss_falls_from_knowing_nothing_to_knowing_the_text(model):
@@ -27,7 +29,7 @@ def test_loss_falls_from_knowing_nothing_to_knowing_the_text(model):
 
 def test_same_seed_gives_the_same_batches(model):
     first = train(model, TEXT, **SMALL | {"num_steps": 1})
-    again = Decoder(GQAConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, head_dim=8), num_layers=2)
+    again = Decoder(CONFIG)
     assert train(again, TEXT, **SMALL | {"num_steps": 1}) == first
     assert train(again, TEXT, **SMALL | {"num_steps": 1}, seed=1) != first
 
@@ -35,11 +37,11 @@ def test_same_seed_gives_the_same_batches(model):
 def test_frozen_weights_stay(model):
     randomize(model)
     model.requires_grad_(False)
-    model.blocks[0].attention.k_proj.requires_grad_(True)
+    model.layers[0].self_attn.k_proj.requires_grad_(True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train(model, TEXT, **SMALL)
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    assert changed == ["blocks.0.attention.k_proj.weight"]
+    assert changed == ["layers.0.self_attn.k_proj.weight"]
 
 
 def test_windows_are_pieces_of_the_text():

@@ -15,7 +15,7 @@ from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, 
 from mla_edu.cost import kv_cache_bytes
 from mla_edu.hf import ModelSpec
 from mla_edu.kernels import mla_decode
-from mla_edu.models import load_attention
+from mla_edu.models import Decoder, ModelCache, ModelConfig, generate, load_attention, load_model, save_model
 from mla_edu.registry import get_model, list_models
 
 mla = MLAConfig(
@@ -73,3 +73,16 @@ assert_type(
 )
 mla_decode(q, kv_cache, block_table, seq_lens, kv_lora_rank=128)  # pyright: ignore[reportCallIssue]
 mla_decode(q, kv_cache, block_table, seq_lens, kv_lora_rank=128, sm_scale=0.1, splits=2)  # pyright: ignore[reportCallIssue]
+
+model_config = ModelConfig(vocab_size=256, hidden_size=512, layers=("mla",), intermediate_size=1024, mla=mla)
+assert_type(ModelConfig.from_yaml("configs/mla-small.yaml"), ModelConfig)
+assert_type(ModelConfig.from_hf({"model_type": "llama"}), ModelConfig)
+ModelConfig(vocab_size=256, hidden_size=512, layers=("rwkv",), mla=mla)  # pyright: ignore[reportArgumentType]
+model = Decoder(model_config, dtype=torch.float32)
+model_cache = model.new_cache(batch_size=2, max_seq_len=64)
+assert_type(model_cache, ModelCache)
+assert_type(model(torch.zeros(2, 3, dtype=torch.long), cache=model_cache), Tensor)
+model(torch.zeros(2, 3, dtype=torch.long), cache=latent_cache)  # pyright: ignore[reportArgumentType]
+assert_type(load_model("checkpoint", dtype=None, device=None), Decoder)
+assert_type(save_model(model, "folder"), str)
+assert_type(list(generate(model, [1, 2], max_new_tokens=3, temperature=0.0, top_p=1.0, seed=None)), list[int])

@@ -1,0 +1,130 @@
+"""A whole model in numbers: which layers it has, and what each is made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig, MoEConfig
+from mla_edu.hf.model import model_values
+from mla_edu.validation import Checked, Flag, PositiveInt, PositiveNumber, parse_yaml
+
+Mixer = Literal["gqa", "mla", "mamba2"]
+FeedForward = Literal["dense", "moe"]
+PARTS = ("gqa", "mla", "mamba2", "moe")
+
+
+class ModelConfig(Checked):
+    """A causal language model, layer by layer.
+
+    Raises:
+        ValueError: a value is out of range, a layer has no numbers, or numbers have no layer; names the argument, the
+            value and what was expected.
+    """
+
+    vocab_size: PositiveInt  # tokens; 256 for bytes
+    hidden_size: PositiveInt  # width of the residual stream; the parts below need not repeat it
+    layers: tuple[Mixer, ...] = Field(min_length=1)  # what mixes the tokens in each layer
+    feed_forward: tuple[FeedForward, ...] = Field(
+        default=(), validate_default=True
+    )  # what follows in each; () is dense
+    intermediate_size: PositiveInt | None = None  # width inside a dense feed-forward part
+    gqa: GQAConfig | None = None
+    mla: MLAConfig | None = None
+    mamba2: Mamba2Config | None = None
+    moe: MoEConfig | None = None
+    rms_norm_eps: PositiveNumber = 1e-6  # of the norms before each part and before the head
+    tie_word_embeddings: Flag = False  # the head is the embedding
+    embedding_scale: PositiveNumber = 1.0  # MiniCPM: of the embeddings,
+    residual_scale: PositiveNumber = 1.0  # of what each part adds,
+    logit_scale: PositiveNumber = 1.0  # and of what the head gets
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_width(cls, values: Any) -> Any:
+        """The parts have the model's hidden_size where they name none."""
+        if not isinstance(values, dict) or "hidden_size" not in values:
+            return values
+        shared = {"hidden_size": values["hidden_size"]}
+        parts = {name: shared | values[name] for name in PARTS if isinstance(values.get(name), Mapping)}
+        return values | parts
+
+    @field_validator("feed_forward")
+    @classmethod
+    def _of_each_layer(cls, kinds: tuple[FeedForward, ...], info: Any) -> tuple[FeedForward, ...]:
+        layers = info.data.get("layers", ())
+        if kinds and layers and len(kinds) != len(layers):
+            raise ValueError(f"expected one for each of the {len(layers)} layers, {len(kinds)} were given")
+        dense: FeedForward = "dense"
+        return kinds or (dense,) * len(layers)
+
+    @model_validator(mode="after")
+    def _layers_have_their_numbers(self) -> "ModelConfig":
+        used = {*self.layers, *self.feed_forward}
+        for name in PARTS:
+            part = getattr(self, name)
+            if (part is None) == (name in used):
+                raise ValueError(
+                    f"{name} is not given; expected its numbers, since a layer has it"
+                    if part is None
+                    else f"{name} is given; expected a layer that has it"
+                )
+            if part is not None and part.hidden_size != self.hidden_size:
+                raise ValueError(f"{name}.hidden_size is {part.hidden_size}; expected the model's, {self.hidden_size}")
+        if (self.intermediate_size is None) == ("dense" in used):
+            raise ValueError(
+                "intermediate_size is not given; expected it, since a layer has a dense feed-forward part"
+                if self.intermediate_size is None
+                else f"intermediate_size is {self.intermediate_size}; expected a layer with a dense feed-forward part"
+            )
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "ModelConfig":
+        """The model that a YAML file describes, alone or under ``model`` in the file of a training run.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no YAML mapping, or a value is wrong; names the file, the key, the value and what was
+                expected.
+        """
+        values = read_mapping(path)
+        inner = values.get("model")
+        try:
+            return cls(**inner if isinstance(inner, dict) else values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_hf(cls, source: str | Path | Mapping[str, Any]) -> "ModelConfig":
+        """The model of a Hugging Face ``config.json``, its folder or its dict, as transformers 5.23 reads it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the family is none of those whose every layer is ours, or a value is missing, out of range, or
+                makes another model of it.
+        """
+        return cls(**model_values(source))
+
+    def part(self, layer: int) -> GQAConfig | MLAConfig | Mamba2Config:
+        """The numbers of what mixes the tokens in a layer."""
+        part: GQAConfig | MLAConfig | Mamba2Config = getattr(self, self.layers[layer])
+        return part
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or no mapping of names to values.
+    """
+    try:
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected a mapping of names to values")
+    return values

@@ -1,0 +1,143 @@
+"""Whole models as folders that ``transformers``, and any server of DeepSeek-V3 or Llama, loads by itself."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.models.config import ModelConfig
+from mla_edu.models.decoder import Decoder
+from mla_edu.models.load import OURS, checkpoint_places
+
+SHARD = 4 * 10**9  # bytes of a file, at most
+
+
+def save_model(model: Decoder, folder: str | Path) -> str:
+    """Write ``config.json`` and safetensors into a new folder; returns the ``model_type`` that it has got.
+
+    A model of MLA layers is written as ``deepseek_v3`` (as ``deepseek_v2`` where its experts are chosen by a softmax),
+    one of grouped-query layers as ``llama`` or ``mistral``. A model that no class of transformers is, such as one with
+    Mamba-2 layers, is written as ``mla_edu``, which ``load_model`` alone reads. The folder appears when it is whole.
+
+    Args:
+        model: of any dtype, on any device.
+        folder: that does not exist, or is empty.
+
+    Raises:
+        FileExistsError: the folder holds something.
+        ImportError: ``safetensors`` is not installed.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise ImportError("save_model needs safetensors: pip install 'mla-edu[hf]'") from None
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; expected a folder that does not exist, or is empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    values = hf_config(model.config)
+    values["dtype"] = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        tensors = {name: place.detach().cpu() for name, place in checkpoint_places(model).items()}
+        shards: list[dict[str, Any]] = [{}]
+        for name, tensor in tensors.items():
+            if shards[-1] and sum(each.nbytes for each in shards[-1].values()) + tensor.nbytes > SHARD:
+                shards.append({})
+            shards[-1][name] = tensor
+        places: dict[str, str] = {}
+        for number, shard in enumerate(shards, start=1):
+            file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+            save_file({name: tensor.contiguous() for name, tensor in shard.items()}, half_done / file, {"format": "pt"})
+            places |= dict.fromkeys(shard, file)
+        if len(shards) > 1:
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            index = {"metadata": {"total_size": size}, "weight_map": places}
+            (half_done / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (half_done / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        half_done.chmod(0o755)
+        if folder.is_dir():
+            folder.rmdir()
+        os.replace(half_done, folder)
+    except BaseException:
+        shutil.rmtree(half_done, ignore_errors=True)
+        raise
+    return str(values["model_type"])
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """The ``config.json`` of a model: of the family in transformers that computes the same, or else of our own."""
+    kinds = set(config.layers)
+    values = None
+    if (config.embedding_scale, config.residual_scale, config.logit_scale) == (1, 1, 1):
+        if kinds == {"mla"} and config.mla is not None:
+            values = _deepseek(config, config.mla)
+        elif kinds == {"gqa"} and config.gqa is not None and config.moe is None:
+            values = _llama(config, config.gqa)
+    if values is None:
+        return {"model_type": OURS, **config.model_dump(mode="json")}
+    common = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": len(config.layers),
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return values | common
+
+
+def _rope(part: GQAConfig | MLAConfig) -> dict[str, Any] | None:
+    if part.rope_theta is None:
+        return None
+    scaling = part.rope_scaling.model_dump(exclude_none=True) if part.rope_scaling else {"rope_type": "default"}
+    return scaling | {"rope_theta": part.rope_theta}
+
+
+def _llama(config: ModelConfig, gqa: GQAConfig) -> dict[str, Any] | None:
+    rope = _rope(gqa)
+    if rope is None or gqa.qkv_bias != gqa.o_bias or (gqa.sliding_window and gqa.qkv_bias):
+        return None
+    values: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    if gqa.sliding_window:
+        values = {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            "sliding_window": gqa.sliding_window,
+        }
+    names = ("num_attention_heads", "num_key_value_heads", "head_dim")
+    bias = {} if gqa.sliding_window else {"attention_bias": gqa.qkv_bias}
+    shapes = {name: getattr(gqa, name) for name in names}
+    return values | shapes | bias | {"intermediate_size": config.intermediate_size, "rope_parameters": rope}
+
+
+def _deepseek(config: ModelConfig, mla: MLAConfig) -> dict[str, Any] | None:
+    dense = config.feed_forward.count("dense")
+    rope, moe = _rope(mla), config.moe
+    plain = not (mla.mla_scale_q_lora or mla.mla_scale_kv_lora or mla.llama_4_scaling_beta)
+    if rope is None or not plain or config.feed_forward[:dense] != ("dense",) * dense:
+        return None
+    version = "V3"
+    values: dict[str, Any] = {"first_k_dense_replace": dense, "intermediate_size": config.intermediate_size or 1}
+    if moe is not None:
+        if not moe.n_shared_experts:
+            return None
+        values |= moe.model_dump(exclude={"hidden_size"})
+        values["topk_method"] = "noaux_tc"
+        if moe.scoring_func == "softmax":
+            if moe.norm_topk_prob or not mla.rope_interleave:
+                return None
+            version = "V2"
+            values["topk_method"] = "group_limited_greedy" if moe.n_group > 1 else "greedy"
+    names = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "attention_bias")
+    values |= {name: getattr(mla, name) for name in ("num_attention_heads", *names, "rope_interleave")}
+    values |= {"model_type": f"deepseek_{version.lower()}", "architectures": [f"Deepseek{version}ForCausalLM"]}
+    return values | {
+        "num_key_value_heads": mla.num_attention_heads,
+        "rope_parameters": rope,
+        "num_nextn_predict_layers": 0,
+    }

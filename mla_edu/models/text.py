@@ -1,0 +1,57 @@
+"""Text to tokens and back: a checkpoint's own tokenizer, or bytes."""
+
+import codecs
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mla_edu.hf.config_file import read_json_object
+
+
+class Tokens:
+    """The tokens of a model that lies in a folder.
+
+    Read from ``tokenizer.json``; a model of 256 tokens without that file reads and writes bytes.
+
+    Args:
+        folder: of the model.
+        vocab_size: of the model.
+
+    Attributes:
+        stop_tokens: that end a text, as ``config.json`` names them.
+
+    Raises:
+        ValueError: there is no tokenizer, or it is not one.
+        ImportError: ``tokenizers`` is not installed.
+    """
+
+    def __init__(self, folder: str | Path, vocab_size: int):
+        path = Path(folder) / "tokenizer.json"
+        self._tokenizer: Any = None
+        if path.is_file():
+            try:
+                from tokenizers import Tokenizer
+            except ImportError:
+                raise ImportError("tokenizer.json needs tokenizers: pip install 'mla-edu[hf]'") from None
+            try:
+                self._tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # the class that tokenizers raises
+                raise ValueError(f"{path} is not a tokenizer: {error}") from None
+        elif vocab_size != 256:
+            raise ValueError(f"{path}: no such file; expected it, since the model has {vocab_size:,} tokens, not bytes")
+        ends = read_json_object(Path(folder) / "config.json", "a config.json").get("eos_token_id")
+        self.stop_tokens = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, with those that its tokenizer puts in front."""
+        return list(text.encode()) if self._tokenizer is None else list(self._tokenizer.encode(text).ids)
+
+    def stream(self) -> Callable[[int], str]:
+        """A function that takes token after token and returns the letters that are complete with it."""
+        if self._tokenizer is None:
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            return lambda token: decoder.decode(bytes([token]))
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(self._tokenizer, token) or ""

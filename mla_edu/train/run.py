@@ -1,0 +1,244 @@
+"""A training run: from a YAML file to a folder with checkpoints, a log and a model that others can load."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mla_edu.config import Mamba2Config
+from mla_edu.layers.moe import MixtureOfExperts, expert_load, sequence_balance_loss
+from mla_edu.models.config import ModelConfig
+from mla_edu.models.decoder import Decoder
+from mla_edu.train.corpus import Corpus, standard_library, text_files
+from mla_edu.train.loop import draw_windows
+from mla_edu.train.muon import Muon, fused_maps
+from mla_edu.train.scores import LargestScore
+from mla_edu.train.settings import RunConfig
+from mla_edu.train.state import STATE, load_state, locked, read_facts, save_state
+
+CONFIG, LOG = "config.json", "log.jsonl"
+Line = dict[str, Any]
+
+
+class Run:
+    """A model on its way, step by step.
+
+    The text that a step sees is a function of seed and step alone, so a run that goes on where another stopped does
+    what one run would have done: bit for bit on a CPU with the same number of threads.
+
+    Args:
+        config: the model, and how it learns.
+        device: where; None for torch's default.
+
+    Attributes:
+        step: steps taken.
+
+    Raises:
+        FileNotFoundError: a text is missing.
+        ValueError: the text is shorter than a window, or the model has no token for each byte.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device | str | None = None):
+        self.config = config
+        train = config.train
+        if config.model.vocab_size < 256:
+            raise ValueError(f"model.vocab_size is {config.model.vocab_size}; expected at least 256, one for each byte")
+        self.corpus: Corpus = text_files(train.text) if train.text else standard_library()
+        if len(self.corpus.train) <= train.seq_len:
+            raise ValueError(
+                f"the text has {len(self.corpus.train)} bytes; expected more than seq_len, {train.seq_len}"
+            )
+        self.model = Decoder(config.model, seed=train.seed, device=device)
+        self.optimizers = _optimizers(self.model, train.muon_rate, train.adam_rate)
+        self.experts = [module for module in self.model.modules() if isinstance(module, MixtureOfExperts)]
+        self.step = 0
+        self._fixed = {
+            "active_parameters": active_parameters(config.model, self.model),
+            "cache_bytes_per_token": cache_bytes_per_token(config.model),
+        }
+
+    def advance(self) -> Line:
+        """Take one step; returns its line of the log."""
+        train, start = self.config.train, time.perf_counter()
+        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.step)
+        windows = draw_windows(self.corpus.train, train.batch_size, train.seq_len, generator)
+        windows = windows.to(self.model.embed_tokens.weight.device)
+        self.model.zero_grad()
+        with LargestScore(self.model) as largest:
+            loss, balance = self._loss(windows)
+        (loss + train.balance_loss * balance if self.experts else loss).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        if not math.isfinite(norm):
+            raise ValueError(f"step {self.step}: the gradient is {norm.item()}; expected a finite one: lower the rates")
+        factor = train.rate(self.step)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            optimizer.step()
+        loads = [self._balanced(layer) for layer in self.experts]
+        self.step += 1
+        seconds = time.perf_counter() - start
+        return {
+            "step": self.step,
+            "loss": loss.item(),
+            "bits_per_byte": loss.item() / math.log(2),
+            "learning_rate": train.muon_rate * factor,
+            "gradient_norm": norm.item(),
+            "tokens_per_second": train.batch_size * train.seq_len / seconds,
+            "largest_score": largest.value,
+            **({"expert_load": max(loads)} if loads else {}),
+            **self._fixed,
+        }
+
+    def _loss(self, windows: Int[Tensor, "batch window"]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats, and how uneven the experts are used: 1 where they are used evenly."""
+        on_gpu = windows.device.type == "cuda"
+        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=on_gpu):
+            logits = self.model(windows[:, :-1])
+        loss = cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+        balance = loss.new_zeros(())
+        for layer in self.experts:
+            assert layer.routing is not None
+            balance = balance + sequence_balance_loss(layer.routing, len(windows)) / len(self.experts)
+        return loss, balance
+
+    def _balanced(self, layer: MixtureOfExperts) -> float:
+        """Moves the bias of a layer's router; returns the largest load over the mean."""
+        assert layer.routing is not None
+        load = expert_load(layer.routing)
+        if self.config.train.bias_rate and layer.gate.e_score_correction_bias is not None:
+            layer.gate.balance(load, self.config.train.bias_rate)
+        return (load.max() / load.float().mean()).item()
+
+    @torch.no_grad()
+    def validation_loss(self, num_windows: int = 32) -> float:
+        """In nats per byte, on text that is never learnt from, always the same windows."""
+        train = self.config.train
+        windows = draw_windows(self.corpus.validation, num_windows, train.seq_len, torch.Generator().manual_seed(0))
+        losses = [self._loss(part.to(self.model.embed_tokens.weight.device))[0] for part in windows.split(8)]
+        return torch.stack(losses).mean().item()
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of the run beside its tensors."""
+        config = self.config.model_dump(mode="json")
+        return {"step": self.step, "config": config, "corpus_sha256": self.corpus.sha256, "torch": torch.__version__}
+
+
+def train_into(
+    folder: Path, config: RunConfig, *, resume: bool, device: torch.device | str | None, note: Callable[[Line], None]
+) -> Iterator[Run]:
+    """Train into a folder: yields the run before its first step and after its last.
+
+    Args:
+        folder: gets ``state.safetensors``, the log ``log.jsonl`` and ``config.json``.
+        config: of the run; with ``resume`` it has to be that of the folder, but for ``num_steps``.
+        resume: go on with the run in the folder.
+        device: where.
+        note: gets each line of the log.
+
+    Raises:
+        FileExistsError: the folder holds a run and ``resume`` is not asked, or another process trains into it.
+        FileNotFoundError: there is nothing to resume.
+        ValueError: the run in the folder is of another configuration or another text.
+    """
+    state = folder / STATE
+    if resume and not state.is_file():
+        raise FileNotFoundError(f"--resume: {state} is not there; expected the checkpoint of a run")
+    if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
+    run = Run(config, device)
+    with locked(folder):
+        if resume:
+            _continue(run, state)
+        (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+        _keep_log(folder / LOG, run.step)
+        yield run
+        with (folder / LOG).open("a") as log, _interrupt() as asked:
+            while run.step < config.train.num_steps and not asked.is_set():
+                line = run.advance()
+                log.write(json.dumps(line) + "\n")
+                note(line)
+                if run.step % config.train.save_every == 0:
+                    log.flush()
+                    save_state(state, run.model, run.optimizers, run.facts())
+            log.flush()
+            save_state(state, run.model, run.optimizers, run.facts())
+        yield run
+
+
+@contextmanager
+def _interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that the step under way is finished; a second one interrupts at once."""
+    asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _continue(run: Run, state: Path) -> None:
+    facts = read_facts(state)
+    mine = run.facts()
+    for key, what in (("corpus_sha256", "text"), ("config", "configuration")):
+        old, new = facts[key], mine[key]
+        if key == "config":
+            old, new = ({**each, "train": {**each["train"], "num_steps": None}} for each in (old, new))
+        if old != new:
+            raise ValueError(f"--resume: the run in {state.parent} is of another {what}; expected the same")
+    load_state(state, run.model, run.optimizers)
+    run.step = facts["step"]
+
+
+def _keep_log(path: Path, step: int) -> None:
+    """Cut off what a run that stopped had logged past its last checkpoint."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    path.write_text("".join(line for line in lines[:step] if line.endswith("\n")))
+
+
+def _optimizers(model: Decoder, muon_rate: float, adam_rate: float) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices within the layers, AdamW for embedding, head, routers, norms and what is no matrix."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        by_muon = name.startswith("layers.") and weight.ndim > 1 and not name.endswith(("gate.weight", "conv1d.weight"))
+        (matrices if by_muon else others).append(weight)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "muon": Muon(matrices, lr=muon_rate, splits=fused_maps(model)),
+        "adamw": torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    }
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def active_parameters(config: ModelConfig, model: Decoder) -> int:
+    """Parameters that a token meets: of the routed experts only those that it takes."""
+    total = sum(weight.numel() for weight in model.parameters())
+    if config.moe is None:
+        return total
+    moe = config.moe
+    idle = moe.n_routed_experts - moe.num_experts_per_tok
+    return total - config.feed_forward.count("moe") * idle * 3 * moe.hidden_size * moe.moe_intermediate_size
+
+
+def cache_bytes_per_token(config: ModelConfig) -> int:
+    """What a token leaves in all layers, in bf16; recurrent states grow with no token."""
+    parts = (config.part(layer) for layer in range(len(config.layers)))
+    return 2 * sum(part.elements_per_token for part in parts if not isinstance(part, Mamba2Config))

@@ -1,0 +1,64 @@
+"""Tokens of a checkpoint's own tokenizer, or bytes."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mla_edu.models.text import Tokens
+
+TEXT = "naïve café — ✓ mla"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "eos_token_id": [0, 7]}))
+    return tmp_path
+
+
+def write_tokenizer(folder):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([TEXT] * 3, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+def test_bytes_come_back_letter_by_letter(folder):
+    text = Tokens(folder, 256)
+    tokens, letters = text.encode(TEXT), text.stream()
+    assert tokens == list(TEXT.encode())
+    pieces = [letters(token) for token in tokens]
+    assert "".join(pieces) == TEXT
+    assert "" in pieces  # inside of a letter
+
+
+def test_a_tokenizer_of_the_folder_is_used(folder):
+    tokenizer = write_tokenizer(folder)
+    text = Tokens(folder, 300)
+    tokens, letters = text.encode(TEXT), text.stream()
+    assert tokens == tokenizer.encode(TEXT).ids
+    assert "".join(letters(token) for token in [*tokens, 0]) == TEXT
+
+
+def test_stop_tokens_are_those_of_the_configuration(folder):
+    assert Tokens(folder, 256).stop_tokens == {0, 7}
+    (folder / "config.json").write_text('{"eos_token_id": 5}')
+    assert Tokens(folder, 256).stop_tokens == {5}
+    (folder / "config.json").write_text("{}")
+    assert Tokens(folder, 256).stop_tokens == frozenset()
+
+
+def test_a_model_of_words_without_a_tokenizer_is_refused(folder):
+    with pytest.raises(ValueError, match=r"tokenizer.json: no such file; expected it, since the model has 53 tokens"):
+        Tokens(folder, 53)
+
+
+def test_a_broken_tokenizer_is_said(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json is not a tokenizer"):
+        Tokens(folder, 256)
