@@ -132,7 +132,7 @@ def tile_twice():
             centred(
                 left + (LATENT + ROPE) * unit / 2, top + tile + 18, "tokens × (32 + 16)"
             ),
-            line([(whole, top - 31), (whole, 72), (lane, 72)]),
+            line([(left - 9, 72), (lane, 72)]),
             dot(lane, 72),
             text(lane + 40, 66, "as keys, 32 + 16"),
             line([(tile_x, top + tile + 29), (tile_x, 218), (lane, 218)]),
