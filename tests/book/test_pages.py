@@ -61,12 +61,23 @@ def visit(context, address, name):
     return {"outside": outside, "complaints": complaints, "wide": wide, "narrow": narrow}
 
 
+def some_listings(html):
+    """Of the listings of the source, which one template makes: the index, the longest, and that of the longest line."""
+    listings = sorted((html / "_modules" / "mla_edu").rglob("*.html"))
+    assert len(listings) > 50
+    longest = max(listings, key=lambda path: path.stat().st_size)
+    widest = max(listings, key=lambda path: max(map(len, path.read_text(encoding="utf-8").splitlines())))
+    chosen = {html / "_modules" / "index.html", longest, widest}
+    return sorted(path.relative_to(html).as_posix() for path in chosen)
+
+
 @pytest.fixture(scope="session")
 def reports(browser, serve, html):
     """Per page, what ``visit`` found. The book's front door is left out: it only sends on to book/index.html."""
     names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
     context, address = browser.new_context(viewport={"width": 1280, "height": 900}), serve(html)
-    pages = [name for name in names if name != "index.html" and not name.startswith("_static/")]
+    pages = [name for name in names if name != "index.html" and not name.startswith(("_static/", "_modules/"))]
+    pages += some_listings(html)
     found = {name: visit(context, address, name) for name in pages}
     context.close()
     return found
