@@ -5,12 +5,14 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from mla_edu.cache.kv import KVCache
-from mla_edu.cache.latent import LatentCache
+from mla_edu.cache.kv import KVCache, PagedKVCache
+from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.cache.layer import LayerCache
+from mla_edu.cache.pages import PageTable
 from mla_edu.cache.state import StateCache
 from mla_edu.cache.table import SequenceTable, Step
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
+from mla_edu.kernels.api import Backend
 from mla_edu.models.config import ModelConfig
 
 
@@ -23,6 +25,9 @@ class ModelCache:
         max_seq_len: tokens that fit in each.
         dtype: of the stored numbers; the model's own.
         device: where they lie; None for torch's default.
+        table: of the sequences, in rows or in pages; None for rows of the sizes above.
+        expanded: whether MLA layers keep the keys and values of every head instead of latents.
+        backend: of ``mla_decode``, for latents in pages.
 
     Attributes:
         table: the lengths of the sequences, for all layers.
@@ -36,16 +41,25 @@ class ModelCache:
         max_seq_len: int = 4096,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
+        *,
+        table: SequenceTable | None = None,
+        expanded: bool = False,
+        backend: Backend = "auto",
     ):
-        self.table = SequenceTable(batch_size, max_seq_len, device)
-        self.layers = [self._layer(config.part(layer), dtype) for layer in range(len(config.layers))]
+        self.table = table or SequenceTable(batch_size, max_seq_len, device)
 
-    def _layer(self, part: GQAConfig | MLAConfig | Mamba2Config, dtype: torch.dtype) -> LayerCache:
-        if isinstance(part, GQAConfig):
-            return KVCache(part, dtype=dtype, table=self.table)
-        if isinstance(part, MLAConfig):
+        def cache_of(part: GQAConfig | MLAConfig | Mamba2Config) -> LayerCache:
+            if isinstance(part, Mamba2Config):
+                return StateCache(part, self.table, dtype)
+            if isinstance(part, GQAConfig) or expanded:
+                if isinstance(self.table, PageTable):
+                    return PagedKVCache(part, self.table, dtype)
+                return KVCache(part, dtype=dtype, table=self.table)
+            if isinstance(self.table, PageTable):
+                return PagedLatentCache(part, self.table, dtype, backend)
             return LatentCache(part, dtype=dtype, table=self.table)
-        return StateCache(part, self.table, dtype)
+
+        self.layers = [cache_of(config.part(layer)) for layer in range(len(config.layers))]
 
     @property
     def lengths(self) -> list[int]:

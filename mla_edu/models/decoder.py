@@ -1,5 +1,6 @@
 """A whole decoder: embedding, layers that mix tokens and layers that take each by itself, and a head."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from mla_edu.cache.layer import LayerCache
+from mla_edu.cache.table import Step
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.layers.gqa import GroupedQueryAttention
 from mla_edu.layers.mamba2 import Mamba2
@@ -46,11 +48,30 @@ class DecoderLayer(nn.Module):
             self.mlp = SwiGLU(hidden, config.intermediate_size, dtype=dtype, device=device)
 
     def forward(
-        self, x: Float[Tensor, "batch seq hidden"], cache: LayerCache | None = None
+        self,
+        x: Float[Tensor, "batch seq hidden"],
+        cache: LayerCache | None = None,
+        steps: Sequence[Step] = (),
     ) -> Float[Tensor, "batch seq hidden"]:
-        """The residual stream after the layer."""
-        mixer = getattr(self, self.mixer_name)
-        x = x + self.residual_scale * mixer(self.input_layernorm(x), cache)
+        """The residual stream after the layer.
+
+        Args:
+            x: before it.
+            cache: of the tokens before.
+            steps: groups of sequences that grow by different numbers, under way in the cache's table; ``x`` is then one
+                row of all their tokens. What mixes the tokens takes one group after the other, the rest takes all.
+        """
+        mixer, normed = getattr(self, self.mixer_name), self.input_layernorm(x)
+        if cache is None or not steps:
+            mixed = mixer(normed, cache)
+        else:
+            groups = normed[0].split([len(step.sequences) * step.num_new for step in steps])
+            outputs = []
+            for step, group in zip(steps, groups, strict=True):
+                with cache.table.turn(step):
+                    outputs.append(mixer(group.unflatten(0, (len(step.sequences), step.num_new)), cache).flatten(0, 1))
+            mixed = torch.cat(outputs)[None]
+        x = x + self.residual_scale * mixed
         out: Tensor = x + self.residual_scale * self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -117,12 +138,30 @@ class Decoder(nn.Module):
             raise TypeError(f"cache is a {type(cache).__name__}; expected a ModelCache, from model.new_cache")
         check_tokens(tokens, self.config.vocab_size)
         with nullcontext() if cache is None else cache.step(tokens.shape[1]):
-            x = self.embed_tokens(tokens) * self.config.embedding_scale
-            for i, layer in enumerate(self.layers):
-                x = layer(x, None if cache is None else cache.layers[i])
-            x = self.norm(x) * self.config.logit_scale
-            logits: Tensor = linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
-            return logits
+            return self.logits(self.hidden_states(tokens, cache))
+
+    def hidden_states(
+        self, tokens: Int[Tensor, "batch seq"], cache: ModelCache | None = None, steps: Sequence[Step] = ()
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """What the head reads: the residual stream behind the last layer, after the norm.
+
+        Args:
+            tokens: the new ones.
+            cache: of the tokens before them, in a step.
+            steps: under way in ``cache.table``, groups of sequences that grow by different numbers; ``tokens`` is then
+                one row of all their tokens, group after group, sequence after sequence.
+        """
+        x = self.embed_tokens(tokens) * self.config.embedding_scale
+        for i, layer in enumerate(self.layers):
+            x = layer(x, None if cache is None else cache.layers[i], steps)
+        out: Tensor = self.norm(x)
+        return out
+
+    def logits(self, hidden_states: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens vocab"]:
+        """Logits of the token after each of those whose ``hidden_states`` are given."""
+        x = hidden_states * self.config.logit_scale
+        out: Tensor = linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+        return out
 
     if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 
