@@ -78,6 +78,10 @@ class PrefixAllocator(PageAllocator):
         """``"free"``, ``"idle"`` or ``"held"``."""
         return "held" if self.users[page] else "idle" if page in self._idle else "free"
 
+    def named(self) -> dict[int, Prefix]:
+        """The pages whose contents are known, and what they hold."""
+        return dict(self._prefix_of)
+
     def prefixes(self, tokens: Sequence[int], known: Sequence[Prefix] = ()) -> list[Prefix]:
         """The names of a text's full pages, as far as their tokens and those they look ahead to are there.
 
