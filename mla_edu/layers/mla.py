@@ -117,9 +117,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 
-        def __call__(
-            self, hidden_states: Tensor, cache: AnyCache | None = None, mode: Mode = "auto"
-        ) -> Tensor:
+        def __call__(self, hidden_states: Tensor, cache: AnyCache | None = None, mode: Mode = "auto") -> Tensor:
             """As ``forward``."""
 
     def queries(

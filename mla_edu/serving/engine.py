@@ -92,7 +92,11 @@ class Engine:
         if mla not in get_args(Storage):
             raise ValueError(f"mla is {mla!r}; expected 'latent' or 'expanded'")
         check_backend(backend)
-        for name, value in {"num_pages": num_pages, "page_size": page_size, "max_batch_tokens": max_batch_tokens}.items():
+        for name, value in {
+            "num_pages": num_pages,
+            "page_size": page_size,
+            "max_batch_tokens": max_batch_tokens,
+        }.items():
             check_integer(name, value)
         self._parts = [model.config.part(layer) for layer in range(len(model.config.layers))]
         recurrent = any(isinstance(part, Mamba2Config) for part in self._parts)
@@ -105,9 +109,7 @@ class Engine:
         rows = min(num_pages, max_batch_tokens)
         self.table = PageTable(num_pages, page_size, rows, device=weight.device, allocator=allocator)
         expanded = mla == "expanded"
-        self.cache = ModelCache(
-            model.config, dtype=weight.dtype, table=self.table, expanded=expanded, backend=backend
-        )
+        self.cache = ModelCache(model.config, dtype=weight.dtype, table=self.table, expanded=expanded, backend=backend)
         self.scheduler = Scheduler(
             self.table, allocator, max_batch_tokens, share=not recurrent if share_prefixes is None else share_prefixes
         )

@@ -9,7 +9,7 @@ from mla_edu.cache import PagedKVCache, PagedLatentCache, Prefix
 from mla_edu.models import ModelConfig
 from mla_edu.serving import Engine, NGramDrafter, SamplingParams
 from mla_edu.testing import poison
-from test_engine import MLA, Guesses, model_of, plain
+from tiny_engines import MLA, Guesses, model_of, plain
 
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
 

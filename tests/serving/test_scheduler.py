@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mla_edu.cache import PageTable, Prefix, PrefixAllocator
+from mla_edu.cache import PageTable, PrefixAllocator
 from mla_edu.serving.request import Request, SamplingParams
 from mla_edu.serving.schedule import Scheduler
 
