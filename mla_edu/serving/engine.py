@@ -70,7 +70,7 @@ class Engine:
         stats: what was done so far.
 
     Raises:
-        TypeError: ``model`` is not a ``Decoder``.
+        TypeError: ``model`` is not a ``Decoder``, or ``drafter`` cannot propose.
         ValueError: a number or name is out of range, or the model has recurrent layers and prefixes are to be shared or
             tokens to be guessed.
     """
@@ -89,6 +89,8 @@ class Engine:
     ):
         if not isinstance(model, Decoder):
             raise TypeError(f"model is a {type(model).__name__}; expected a Decoder")
+        if not isinstance(drafter, Drafter | None):
+            raise TypeError(f"drafter is {drafter!r}; expected one such as NGramDrafter(), or None")
         if mla not in get_args(Storage):
             raise ValueError(f"mla is {mla!r}; expected 'latent' or 'expanded'")
         check_backend(backend)
@@ -103,7 +105,7 @@ class Engine:
         if recurrent and (share_prefixes or drafter is not None):
             argument = "share_prefixes is True" if share_prefixes else "a drafter is given"
             raise ValueError(f"{argument}; expected a model without recurrent layers, whose states cannot be cut back")
-        self.model, self.drafter = model, drafter
+        self.model, self.drafter, self.mla = model, drafter, mla
         weight = model.embed_tokens.weight
         allocator = PrefixAllocator(num_pages, page_size)
         rows = min(num_pages, max_batch_tokens)

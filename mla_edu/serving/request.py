@@ -104,9 +104,9 @@ class Event:
     """Something that a step did.
 
     Attributes:
-        kind: ``"admitted"`` (``count`` tokens were found in pages that are kept), ``"preempted"`` (its pages were needed;
-            it waits again), ``"computed"`` (``count`` tokens went through the model, guesses included), ``"tokens"``
-            (``tokens`` were chosen, the last ``count`` of the guesses before it were right), ``"finished"``.
+        kind: ``"admitted"``, ``count`` tokens being found in pages that are kept; ``"preempted"``, since its pages were
+            needed, so that it waits again; ``"computed"``, ``count`` tokens, guesses included; ``"tokens"``, when
+            ``tokens`` were chosen, ``count`` of them guesses that were right; ``"finished"``.
         request: of which request.
         count: a number, as above.
         tokens: the new ones.

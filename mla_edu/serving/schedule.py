@@ -60,8 +60,9 @@ class Scheduler:
         longest = len(request.prompt) + request.params.max_new_tokens - 1
         if longest > self.table.max_seq_len:
             raise ValueError(
-                f"prompt_tokens has {len(request.prompt)} tokens and max_new_tokens is {request.params.max_new_tokens}; "
-                f"expected a cache of {longest} tokens at most {self.table.max_seq_len}, all that the pages hold"
+                f"prompt_tokens has {len(request.prompt)} tokens, and max_new_tokens is "
+                f"{request.params.max_new_tokens}; expected at most the {self.table.max_seq_len} tokens that all pages "
+                f"hold, {longest} would have to be kept"
             )
         self.waiting.append(request)
 

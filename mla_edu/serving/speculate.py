@@ -5,7 +5,7 @@ Verification is exact: greedy text is that of the model alone, sampled text has 
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from mla_edu.serving.request import Request, SamplingParams
 from mla_edu.validation import check_integer
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """Who guesses the next tokens of running requests."""
 
@@ -32,8 +33,8 @@ def verify(
 ) -> list[int]:
     """The guesses that stay, and one more token.
 
-    A guess x, drawn from q, stays with probability min(1, p(x) / q(x)), p being the model's distribution there; where it
-    does not, a token drawn from max(0, p - q) takes its place, and the guesses after it are void. A guess that was
+    A guess x, drawn from q, stays with probability min(1, p(x) / q(x)), p being the model's distribution there; where
+    it does not, a token drawn from max(0, p - q) takes its place, and the guesses after it are void. A guess that was
     not drawn has q(x) = 1. At temperature 0 it stays where it is the likeliest token.
 
     Args:

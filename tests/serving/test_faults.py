@@ -63,7 +63,7 @@ def test_texts_whose_names_have_one_hash_are_still_two_texts(monkeypatch):
     engine = engine_of(num_pages=30)
     texts = [PROMPT, (8, *PROMPT[1:]), (*PROMPT[:4], *PROMPT[:4]), PROMPT[4:] + PROMPT[4:], PROMPT]
     for text in texts:
-        prompt = text + (7, 7)
+        prompt = (*text, 7, 7)
         assert engine.generate([prompt], SamplingParams(max_new_tokens=4)) == [plain("mla", prompt, 4)]
     assert engine.stats.found == 4 + 8  # the first page of the third text, and both of the last
 
@@ -147,7 +147,7 @@ def test_an_error_within_a_step_leaves_every_request_as_it_was(after, monkeypatc
 
 def test_a_request_that_fails_in_generate_takes_the_others_along():
     engine = engine_of(num_pages=4)
-    with pytest.raises(ValueError, match="expected a cache of 17 tokens at most 16"):
+    with pytest.raises(ValueError, match="at most the 16 tokens that all pages hold, 17 would"):
         engine.generate([PROMPT, PROMPT], [SamplingParams(max_new_tokens=3), SamplingParams(max_new_tokens=10)])
     assert engine.is_idle
     assert engine.stats.steps == 0
@@ -186,7 +186,7 @@ def test_sampled_tokens_are_those_of_the_plain_loop_with_the_same_seed():
         ([1, 2.0], {}, "a token of prompt_tokens is 2.0"),
         ([1, True], {}, "a token of prompt_tokens is True"),
         (["1"], {}, "a token of prompt_tokens is '1'"),
-        ([1] * 48, {"max_new_tokens": 2}, "expected a cache of 49 tokens at most 48, all that the pages hold"),
+        ([1] * 48, {"max_new_tokens": 2}, "at most the 48 tokens that all pages hold, 49 would"),
     ],
 )
 def test_a_bad_prompt_is_one_clear_error_and_changes_nothing(prompt, params, message):
@@ -235,6 +235,8 @@ def test_bad_settings_are_one_clear_error(options, error, message):
 def test_what_is_no_model_or_no_parameters_is_refused():
     with pytest.raises(TypeError, match="model is a ModelConfig; expected a Decoder"):
         Engine(ModelConfig(vocab_size=3, hidden_size=4, intermediate_size=4, layers=["mla"], mla=MLA), 4)
+    with pytest.raises(TypeError, match="drafter is 'ngram'; expected one such as NGramDrafter"):
+        engine_of(drafter="ngram")
     with pytest.raises(TypeError, match="params is a dict; expected SamplingParams"):
         engine_of().submit(PROMPT, {"max_new_tokens": 3})
     with pytest.raises(ValueError, match="params has 1 entries; expected 2, as prompts"):

@@ -165,7 +165,7 @@ def play(setting, beginning, moves):
             _, shared, own, count, stop = move
             prompt = beginning[:shared] + own or [1]
             if len(prompt) + count - 1 > setting["num_pages"] * setting["page_size"]:
-                with pytest.raises(ValueError, match="all that the pages hold"):
+                with pytest.raises(ValueError, match="tokens that all pages hold"):
                     oracle.submit(prompt, count, stop)
             else:
                 oracle.submit(prompt, count, stop)
