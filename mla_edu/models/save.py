@@ -21,8 +21,8 @@ def save_model(model: Decoder, folder: str | Path) -> str:
     A model of MLA layers is written as ``deepseek_v3`` (as ``deepseek_v2`` where its experts are chosen by a softmax),
     one of grouped-query layers as ``llama`` or ``mistral``. A model that no class of transformers is, such as one with
     Mamba-2 layers, is written as ``mla_edu``, which ``load_model`` alone reads. The module for one token further stands
-    behind the last layer as in DeepSeek-V3, without its copies of embedding and head: transformers leaves it out, or
-    takes embedding and head from the model. The folder appears when it is whole.
+    behind the last layer as in DeepSeek-V3, without its copies of embedding and head. transformers 5.23 leaves it out;
+    to draft, it reads one that is layer 61 and has experts. The folder appears when it is whole.
 
     Args:
         model: of any dtype, on any device.
@@ -124,9 +124,9 @@ def _deepseek(config: ModelConfig, mla: MLAConfig) -> dict[str, Any] | None:
     if rope is None or not plain or config.feed_forward[:dense] != ("dense",) * dense:
         return None
     version = "V3"
-    values: dict[str, Any] = {"first_k_dense_replace": dense, "intermediate_size": config.intermediate_size or 1}
     if moe is None:
-        values["first_k_dense_replace"] += config.num_mtp_layers  # which is the next layer, dense as well
+        dense += config.num_mtp_layers  # the module is the next layer, and dense as well
+    values: dict[str, Any] = {"first_k_dense_replace": dense, "intermediate_size": config.intermediate_size or 1}
     if moe is not None:
         if not moe.n_shared_experts:
             return None

@@ -226,7 +226,7 @@ def _optimizers(model: Decoder, muon_rate: float, adam_rate: float) -> dict[str,
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
-        by_adamw = weight.ndim == 1 or name.endswith(("gate.weight", "conv1d.weight"))
+        by_adamw = weight.ndim < 2 or name.endswith(("gate.weight", "conv1d.weight"))
         (matrices if name.startswith(("layers.", "mtp.")) and not by_adamw else others).append(weight)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "muon": Muon(matrices, lr=muon_rate, splits=fused_maps(model)),
