@@ -116,6 +116,11 @@ class MLAConfig(Checked):
         """Numbers that this layer caches for one token: the latent and the shared rotary key (Table 1)."""
         return self.kv_lora_rank + self.qk_rope_head_dim
 
+    @property
+    def expanded_elements_per_token(self) -> int:
+        """Numbers that it would cache as keys and values of every head."""
+        return self.num_attention_heads * (self.qk_head_dim + self.v_head_dim)
+
 
 class MoEConfig(Checked):
     """One mixture-of-experts layer in the manner of DeepSeek.

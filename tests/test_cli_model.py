@@ -1,5 +1,6 @@
 """``mla-edu generate``: what it prints, and what it refuses."""
 
+import json
 import re
 
 import pytest
@@ -36,24 +37,57 @@ def run(*arguments):
     return CliRunner().invoke(app, ["generate", *map(str, arguments)])
 
 
-def test_the_text_streams_and_the_last_line_counts(folder):
+def table_of(output):
+    """The rows of the table at the end."""
+    rows = (re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in output.splitlines() if re.search(r"\w  ", line))
+    return dict(row for row in rows if len(row) == 2)
+
+
+def test_the_text_streams_and_a_table_counts(folder):
     path, model = folder
     result = run(path, "--prompt", "def ", "--max-new-tokens", "20")
     assert result.exit_code == 0, result.output
-    text, last = result.output[:-1].rsplit("\n", 1)
-    assert text.encode() == bytes(generate(model, list(b"def "), max_new_tokens=20))
-    kept, whole = 23 * 2 * 12 * 4, 23 * 2 * 3 * (9 + 6) * 4
-    assert re.match(r"20 tokens, [\d.,]+ a second; cache: ", last)
-    assert last.endswith(
-        f"{kept / 1000:.2f} kB for 23 tokens, {whole / 1000:.2f} kB if keys and values were kept for every head"
-    )
+    right = bytes(generate(model, list(b"def "), max_new_tokens=20)).decode()
+    assert result.output.startswith(right + "\n")
+    table = table_of(result.output[len(right) :])
+    assert (table["requests"], table["tokens in"], table["tokens out"]) == ("1", "4", "20")
+    assert table["most pages held"] == f"1 of 64 tokens, {64 * 2 * 12 * 4 / 1000:.2f} kB"
+    assert table["cache of a token"] == f"{2 * 12 * 4} B"
+    assert table["with keys and values of every head"] == f"{2 * 3 * (9 + 6) * 4} B"
+
+
+@pytest.mark.parametrize("options", [(), ("--mla", "expanded"), ("--speculate", "ngram"), ("--no-prefix-cache",)])
+def test_a_file_of_prompts_is_answered_in_its_order(folder, options, tmp_path):
+    path, model = folder
+    beginning = "x = " * 20
+    prompts = [beginning + "1", "", beginning + "2", "import "]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts))
+    lines = [{"prompt": prompts[0]}, {"prompt": prompts[2], "max_new_tokens": 3}]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name, counts in (("prompts.txt", (9, 9, 9)), ("prompts.jsonl", (9, 3))):
+        result = run(path, "--prompts", tmp_path / name, "--max-new-tokens", "9", *options)
+        assert result.exit_code == 0, result.output
+        answers = [json.loads(line) for line in result.output.splitlines() if line.startswith("{")]
+        asked = [prompt for prompt in prompts if prompt][: len(counts)]
+        for answer, text, count in zip(answers, asked, counts, strict=True):
+            right = bytes(generate(model, list(text.encode()), max_new_tokens=count)).decode()
+            assert answer == {"prompt": text, "text": right}
+        table = table_of(result.output)
+        assert table["tokens out"] == str(sum(counts))
+        assert table["guesses that were right"].endswith("of 0") == ("ngram" not in options)
+        assert ("with latents alone" in table) == ("expanded" in options)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--prompt", ""], "prompt_tokens is empty"),
-        (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0; expected at least 0"),
+        (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0; expected greater than or equal to 0"),
+        ([], "expected --prompt or --prompts, one of the two"),
+        (["--prompt", "a", "--prompts", "b"], "expected --prompt or --prompts, one of the two"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens is 0; expected greater than 0"),
+        (["--prompt", "a", "--speculate", "luck"], "--speculate"),
         (["--prompt", "a", "--device", "cuda:77"], "--device is 'cuda:77'; expected one that is there"),
         (["--prompt", "a", "--device", "abacus"], "--device is 'abacus'; expected one that is there"),
     ],
@@ -69,3 +103,25 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
     result = run(tmp_path, "--prompt", "a")
     assert result.exit_code == 2
     assert "config.json: no such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "\n \n", "a.txt has no prompt; expected one a line"),
+        ("a.txt", b"\xff\xfe\x00", "a.txt is not a text in UTF-8"),
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "a.jsonl, line 2: "),
+        ("a.jsonl", '\n["a"]', "a.jsonl, line 2: '[\"a\"]' is no object"),
+        ("a.jsonl", '{"text": "a"}', "a.jsonl, line 1: Prompt: prompt: missing; text is 'a'; no such name"),
+        ("a.jsonl", '{"prompt": 3}', "a.jsonl, line 1: Prompt: prompt is 3; expected a valid string"),
+        ("a.jsonl", '{"prompt": "a", "top_p": 2}', "a.jsonl, line 1: Prompt: top_p is 2; expected"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl, line 1: "),
+    ],
+)
+def test_a_bad_line_of_a_file_is_named_and_nothing_has_run(folder, name, text, message, tmp_path):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = run(folder[0], "--prompts", tmp_path / name)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.cache.pages import PageAllocator, PageTable
+from mla_edu.cache.prefix import Prefix, PrefixAllocator
 from mla_edu.cache.state import StateCache
 from mla_edu.cache.table import SequenceTable
 
@@ -13,6 +14,8 @@ __all__ = [
     "PageTable",
     "PagedKVCache",
     "PagedLatentCache",
+    "Prefix",
+    "PrefixAllocator",
     "SequenceTable",
     "StateCache",
 ]

@@ -7,37 +7,45 @@ from torch import Tensor
 from mla_edu.cache.layer import LayerCache, check_config, check_table
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable
-from mla_edu.config import GQAConfig
+from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.ops.softmax import attention, causal_mask
 
 
 class KeysAndValues(LayerCache):
-    """What ``KVCache`` and ``PagedKVCache`` share: ``2 * num_key_value_heads * head_dim`` numbers per token."""
+    """What ``KVCache`` and ``PagedKVCache`` share: keys and values of every head that has its own.
 
-    def __init__(self, config: GQAConfig, table: SequenceTable, dtype: torch.dtype):
-        shape = (*table.memory_shape, config.num_key_value_heads, config.head_dim)
+    ``2 * num_key_value_heads * head_dim`` numbers per token; of an MLA layer, whose heads all have their own,
+    ``num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim + v_head_dim)``.
+    """
+
+    def __init__(self, config: GQAConfig | MLAConfig, table: SequenceTable, dtype: torch.dtype):
         self.config = config
-        self.keys = torch.empty(shape, dtype=dtype, device=table.seq_lens.device)
-        self.values = torch.empty(shape, dtype=dtype, device=table.seq_lens.device)
+        if isinstance(config, MLAConfig):
+            heads, widths = config.num_attention_heads, (config.qk_head_dim, config.v_head_dim)
+        else:
+            heads, widths = config.num_key_value_heads, (config.head_dim, config.head_dim)
+        self.keys, self.values = (
+            torch.empty((*table.memory_shape, heads, width), dtype=dtype, device=table.seq_lens.device)
+            for width in widths
+        )
         super().__init__(table, self.keys, self.values)
 
     def append(
-        self, keys: Float[Tensor, "batch new kv_heads dim"], values: Float[Tensor, "batch new kv_heads dim"]
+        self, keys: Float[Tensor, "batch new kv_heads dim"], values: Float[Tensor, "batch new kv_heads v_dim"]
     ) -> None:
         """Store the keys and values of new tokens, without their gradients; outside a step, for all sequences.
 
         Raises:
             ValueError: shape, dtype or device differ from the cache's, or there is no room; nothing is stored.
         """
-        shape = (self.config.num_key_value_heads, self.config.head_dim)
         with self.step(keys.shape[1]) as step:
-            self._check_new(step, keys=(keys, shape), values=(values, shape))
+            self._check_new(step, keys=(keys, self.keys.shape[2:]), values=(values, self.values.shape[2:]))
             self.table.write(self.keys, keys.detach())
             self.table.write(self.values, values.detach())
 
     def attend(
         self, q: Float[Tensor, "batch new heads dim"], sm_scale: float, sliding_window: int | None = None
-    ) -> Float[Tensor, "batch new heads dim"]:
+    ) -> Float[Tensor, "batch new heads v_dim"]:
         """Causal attention of the newest tokens' queries over all that is stored, the new tokens included.
 
         Args:
@@ -61,7 +69,7 @@ class KeysAndValues(LayerCache):
 class KVCache(KeysAndValues):
     """Keys and values of every token so far, a row of memory for each sequence.
 
-    A token takes ``2 * num_key_value_heads * head_dim`` numbers. Memory past the length of a sequence is never read.
+    Memory past the length of a sequence is never read.
 
     Args:
         config: of the layer that will fill it.
@@ -73,16 +81,16 @@ class KVCache(KeysAndValues):
 
     Attributes:
         keys: the memory, ``[batch, max_seq_len, kv_heads, head_dim]``.
-        values: likewise.
+        values: likewise, as wide as the layer's values.
 
     Raises:
-        TypeError: ``config`` is not a ``GQAConfig``.
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
         ValueError: a size is not positive.
     """
 
     def __init__(
         self,
-        config: GQAConfig,
+        config: GQAConfig | MLAConfig,
         batch_size: int = 1,
         max_seq_len: int = 4096,
         dtype: torch.dtype = torch.bfloat16,
@@ -90,7 +98,7 @@ class KVCache(KeysAndValues):
         *,
         table: SequenceTable | None = None,
     ):
-        check_config(config, GQAConfig)
+        check_config(config, GQAConfig, MLAConfig)
         super().__init__(config, table or SequenceTable(batch_size, max_seq_len, device), dtype)
 
 
@@ -104,13 +112,13 @@ class PagedKVCache(KeysAndValues):
 
     Attributes:
         keys: the memory, ``[num_pages, page_size, kv_heads, head_dim]``.
-        values: likewise.
+        values: likewise, as wide as the layer's values.
 
     Raises:
-        TypeError: ``config`` is not a ``GQAConfig``, or ``table`` not a ``PageTable``.
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``table`` not a ``PageTable``.
     """
 
-    def __init__(self, config: GQAConfig, table: PageTable, dtype: torch.dtype = torch.bfloat16):
-        check_config(config, GQAConfig)
+    def __init__(self, config: GQAConfig | MLAConfig, table: PageTable, dtype: torch.dtype = torch.bfloat16):
+        check_config(config, GQAConfig, MLAConfig)
         check_table(table)
         super().__init__(config, table, dtype)

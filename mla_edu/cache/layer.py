@@ -72,7 +72,7 @@ class LayerCache:
         if (dtype, device) != (self.new_dtype, held):
             raise ValueError(f"new tokens are {dtype} on {device}; expected {self.new_dtype} on {held}, as the cache")
 
-    def _check_new(self, step: Step, **expected: tuple[Tensor, tuple[int, ...]]) -> None:
+    def _check_new(self, step: Step, **expected: tuple[Tensor, Sequence[int]]) -> None:
         """Raise ``ValueError`` unless every tensor has a token of the given shape for each new one of the step."""
         for name, (new, shape) in expected.items():
             wanted = (len(step.sequences), step.num_new, *shape)
@@ -81,10 +81,11 @@ class LayerCache:
             self.check(new.dtype, new.device)
 
 
-def check_config(config: object, kind: type) -> None:
-    """Raise ``TypeError`` unless ``config`` is one of a layer of this kind."""
-    if not isinstance(config, kind):
-        raise TypeError(f"config is a {type(config).__name__}; expected a {kind.__name__}")
+def check_config(config: object, *kinds: type) -> None:
+    """Raise ``TypeError`` unless ``config`` is one of a layer of these kinds."""
+    if not isinstance(config, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"config is a {type(config).__name__}; expected a {expected}")
 
 
 def check_table(table: object) -> None:

@@ -7,6 +7,7 @@ and attends; the lengths grow when it ends, or stay what they were if it fails::
         for block, cache in zip(blocks, caches):
             x = block(x, cache)
 
+Sequences that grow by different numbers do so in groups, ``table.steps``, and a layer takes one group after the other.
 A layer that is called outside a step makes one of its own. Within a step nothing is read back from the device and
 nothing copied to it, so that a step over pages can be captured as a CUDA graph.
 """
@@ -28,7 +29,10 @@ class Step:
         num_new: how many for each; 0 for a step that only looks.
         lengths: tokens of each sequence, the new ones included.
         index: ``sequences`` on the device; None where they are all of the table's, in order.
+        slots: where a table of pages puts the new tokens, once a layer has asked.
     """
+
+    slots: Tensor | None = None
 
     def __init__(self, table: "SequenceTable", sequences: Sequence[int] | None, num_new: int):
         self.table = table
@@ -82,6 +86,7 @@ class SequenceTable:
         self.max_seq_len = max_seq_len
         self.lengths = [0] * batch_size
         self.seq_lens = torch.zeros(batch_size, dtype=torch.int32, device=device)
+        self._steps: list[Step] = []
         self._running: Step | None = None
 
     @property
@@ -110,29 +115,58 @@ class SequenceTable:
             self._check_same(self._running, num_new, sequences)
             yield self._running
             return
-        self.check_sequences(sequences)
-        step = Step(self, sequences, num_new)
-        for sequence, length in zip(step.sequences, step.lengths, strict=True):
-            if num_new < 0 or length > self.max_seq_len:
-                raise ValueError(
-                    f"{num_new} new tokens after {self.lengths[sequence]} cached ones of sequence {sequence}; "
-                    f"expected at most max_seq_len = {self.max_seq_len} in all"
-                )
-        self._reserve(step)
+        everything = range(self.batch_size) if sequences is None else sequences
+        with self.steps([(num_new, everything)]) as (step,), self.turn(step):
+            yield step
+
+    @contextmanager
+    def steps(self, groups: Sequence[tuple[int, Sequence[int]]]) -> Iterator[list[Step]]:
+        """Add tokens to groups of sequences, to each sequence of a group as many; all grow, or none.
+
+        Args:
+            groups: how many new tokens, and for which sequences. ``turn`` says which group a layer is at.
+
+        Raises:
+            ValueError: a sequence is unknown, named twice or would grow past ``max_seq_len``, too few pages are free,
+                or a step is under way. Nothing is changed.
+        """
+        if self._steps:
+            raise ValueError("a step is under way; expected steps after it")
+        self.check_sequences([sequence for _, sequences in groups for sequence in sequences])
+        steps = [Step(self, sequences, num_new) for num_new, sequences in groups]
+        for step in steps:
+            for sequence, length in zip(step.sequences, step.lengths, strict=True):
+                if step.num_new < 0 or length > self.max_seq_len:
+                    raise ValueError(
+                        f"{step.num_new} new tokens after {self.lengths[sequence]} cached ones of sequence {sequence}; "
+                        f"expected at most max_seq_len = {self.max_seq_len} in all"
+                    )
+        self._reserve(steps)
+        self._steps = steps
+        try:
+            yield steps
+        except BaseException:
+            self._steps = []
+            for step in steps:
+                self._release(step.sequences)
+            raise
+        self._steps = []
+        for step in steps:
+            for sequence, length in zip(step.sequences, step.lengths, strict=True):
+                self.lengths[sequence] = length
+            if step.index is None:
+                self.seq_lens += step.num_new
+            else:
+                self.seq_lens[step.index] += step.num_new
+
+    @contextmanager
+    def turn(self, step: Step) -> Iterator[None]:
+        """While it lasts, layers are at ``step``, one of those under way."""
         self._running = step
         try:
-            yield step
-        except BaseException:
+            yield
+        finally:
             self._running = None
-            self._release(step.sequences)
-            raise
-        self._running = None
-        for sequence, length in zip(step.sequences, step.lengths, strict=True):
-            self.lengths[sequence] = length
-        if step.index is None:
-            self.seq_lens += num_new
-        else:
-            self.seq_lens[step.index] += num_new
 
     def now(self) -> Step:
         """The step under way; outside of one, an empty step over all sequences."""
@@ -146,17 +180,18 @@ class SequenceTable:
         """
         if length < 0:
             raise ValueError(f"length is {length}; expected at least 0")
-        if self._running is not None:
+        if self._steps:
             raise ValueError("a step is under way; expected truncate after it")
         self.check_sequences(sequences)
         chosen = range(self.batch_size) if sequences is None else sequences
-        for sequence in chosen:
-            self.lengths[sequence] = min(self.lengths[sequence], length)
+        longer = [sequence for sequence in chosen if self.lengths[sequence] > length]
+        for sequence in longer:
+            self.lengths[sequence] = length
         if sequences is None:
             self.seq_lens.clamp_(max=length)  # nothing crosses from the host: a CUDA graph can hold it
-        else:
-            self.seq_lens.copy_(torch.tensor(self.lengths))
-        self._release(chosen)
+        elif longer:
+            self.seq_lens[longer] = length
+        self._release(longer)
 
     def check_sequences(self, sequences: Sequence[int] | None) -> None:
         """Raise ``ValueError`` unless all are there and each is named once."""
@@ -188,8 +223,8 @@ class SequenceTable:
         for b, (sequence, length) in enumerate(zip(step.sequences, step.lengths, strict=True)):
             yield slice(b, b + 1), tuple(each[sequence : sequence + 1, :length] for each in memory)
 
-    def _reserve(self, step: Step) -> None:
-        """Make room for a step; a row of memory has it."""
+    def _reserve(self, steps: Sequence[Step]) -> None:
+        """Make room for steps; a row of memory has it."""
 
     def _release(self, sequences: Sequence[int]) -> None:
         """Give back the room past the lengths of some sequences; a row of memory keeps it."""

@@ -15,7 +15,8 @@ from rich.table import Table
 import mla_edu
 from mla_edu import cost
 from mla_edu.cli import bench
-from mla_edu.cli.model import generate, train
+from mla_edu.cli.generate import generate
+from mla_edu.cli.model import train
 from mla_edu.hf import spec_from_hf
 from mla_edu.registry import GPUSpec, get_gpu, get_model, list_models
 from mla_edu.words import parse_count, size

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.config import MLAConfig
 from mla_edu.cost import cheaper_mode
@@ -13,10 +14,12 @@ from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.rotary import Rotary
 from mla_edu.ops.latent import latent_attention
 from mla_edu.ops.rope import Pairing, check_positions, softmax_factor
-from mla_edu.ops.softmax import attention, causal_mask
+from mla_edu.ops.softmax import attention, causal_mask, merge, partial_attention
 from mla_edu.rope_scaling import YarnScaling
 
 Mode = Literal["expanded", "absorbed", "auto"]
+AnyCache = LatentCache | PagedLatentCache | KVCache | PagedKVCache
+EXPANDED_AT_ONCE = 16_384  # tokens whose keys and values are rebuilt together; more come in parts, and are merged
 LATENT_NORM_EPS = 1e-6  # of both latents in every family; rms_norm_eps in a config.json is for the other norms
 
 
@@ -69,7 +72,7 @@ class MultiHeadLatentAttention(nn.Module):
     def forward(
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
-        cache: LatentCache | PagedLatentCache | None = None,
+        cache: AnyCache | None = None,
         mode: Mode = "auto",
     ) -> Float[Tensor, "batch seq hidden"]:
         """Causal attention of the new tokens over the cached ones and themselves.
@@ -77,20 +80,21 @@ class MultiHeadLatentAttention(nn.Module):
         Args:
             hidden_states: the new tokens; one row for each sequence of the cache, or of the step under way.
             cache: where earlier tokens lie, any number in each sequence; the new ones are appended. Positions follow
-                from its lengths.
+                from its lengths. A ``KVCache`` or ``PagedKVCache`` keeps the keys and values of every head instead of
+                their latents; then nothing is left to choose.
             mode: ``"expanded"`` rebuilds the keys and values of every head from the latents, ``"absorbed"`` takes
                 the queries to the latents instead and never builds them, ``"auto"`` does what costs less. Absorbed
                 over pages runs ``mla_decode``, through which no gradient flows back.
 
         Raises:
-            TypeError: ``cache`` is neither a ``LatentCache`` nor a ``PagedLatentCache``.
+            TypeError: ``cache`` is none of these.
             ValueError: ``mode`` is none of the three, ``hidden_states`` or ``cache`` does not fit the layer, or the
                 positions run past the range of the rotary scaling; the cache is left as it was.
         """
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; expected 'expanded', 'absorbed' or 'auto'")
         check_hidden_states(hidden_states, self.config.hidden_size, self.o_proj.weight.dtype)
-        with step_of(cache, hidden_states, (LatentCache, PagedLatentCache)) as (positions, end):
+        with step_of(cache, hidden_states, get_args(AnyCache)) as (positions, end):
             check_positions(end, self.config.rope_scaling)
             q_nope, q_pe = self.queries(hidden_states, positions)
             c_kv, k_pe = self.latents(hidden_states, positions)
@@ -102,6 +106,9 @@ class MultiHeadLatentAttention(nn.Module):
                     return self._project(self._expanded(q_nope, q_pe, rows))
                 q, rank = self.absorb(q_nope, q_pe), self.config.kv_lora_rank
                 return self.output(latent_attention(q, rows, kv_lora_rank=rank, sm_scale=self.sm_scale))
+            if isinstance(cache, KVCache | PagedKVCache):
+                cache.append(*self.keys_values(torch.cat((c_kv, k_pe), dim=-1)))
+                return self._project(cache.attend(torch.cat((q_nope, q_pe), dim=-1), self.sm_scale))
             cache.append(c_kv, k_pe)
             if mode == "absorbed":
                 return self.output(cache.attend(self.absorb(q_nope, q_pe), self.sm_scale))
@@ -110,9 +117,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 
-        def __call__(
-            self, hidden_states: Tensor, cache: LatentCache | PagedLatentCache | None = None, mode: Mode = "auto"
-        ) -> Tensor:
+        def __call__(self, hidden_states: Tensor, cache: AnyCache | None = None, mode: Mode = "auto") -> Tensor:
             """As ``forward``."""
 
     def queries(
@@ -167,18 +172,31 @@ class MultiHeadLatentAttention(nn.Module):
         w_uk, w_uv = up.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=1)
         return w_uk, w_uv
 
+    def keys_values(
+        self, rows: Float[Tensor, "batch keys row"]
+    ) -> tuple[Float[Tensor, "batch keys heads qk_dim"], Float[Tensor, "batch keys heads v_dim"]]:
+        """Keys and values of every head, rebuilt from cache rows; all heads share the rotary part (eq. 42, 44)."""
+        config = self.config
+        c_kv, k_pe = rows.split((config.kv_lora_rank, config.qk_rope_head_dim), dim=-1)
+        up = self.kv_b_proj(c_kv).unflatten(-1, (config.num_attention_heads, -1))
+        k_nope, v = up.split((config.qk_nope_head_dim, config.v_head_dim), dim=-1)
+        k_pe = k_pe.unsqueeze(2).expand(-1, -1, config.num_attention_heads, -1)
+        return torch.cat((k_nope, k_pe), dim=-1), v
+
     def _expanded(
         self,
         q_nope: Float[Tensor, "batch seq heads nope"],
         q_pe: Float[Tensor, "batch seq heads rope"],
         rows: Float[Tensor, "batch keys row"],
     ) -> Float[Tensor, "batch seq heads v_dim"]:
-        """Keys and values of every head, from all cached latents: multi-head attention."""
-        config = self.config
-        c_kv, k_pe = rows.split((config.kv_lora_rank, config.qk_rope_head_dim), dim=-1)
-        up = self.kv_b_proj(c_kv).unflatten(-1, (config.num_attention_heads, -1))
-        k_nope, v = up.split((config.qk_nope_head_dim, config.v_head_dim), dim=-1)
-        k_pe = k_pe.unsqueeze(2).expand(-1, -1, config.num_attention_heads, -1)
-        q, k = torch.cat((q_nope, q_pe), dim=-1), torch.cat((k_nope, k_pe), dim=-1)
-        mask = causal_mask(q.shape[1], k.shape[1], device=q.device)
-        return attention(q, k, v, sm_scale=self.sm_scale, mask=mask)
+        """Multi-head attention over all cached latents, of many of them in parts."""
+        q, num_keys = torch.cat((q_nope, q_pe), dim=-1), rows.shape[1]
+        mask = causal_mask(q.shape[1], num_keys, device=q.device)
+        if num_keys <= EXPANDED_AT_ONCE:
+            k, v = self.keys_values(rows)
+            return attention(q, k, v, sm_scale=self.sm_scale, mask=mask)
+        parts = []
+        for some, seen in zip(rows.split(EXPANDED_AT_ONCE, dim=1), mask.split(EXPANDED_AT_ONCE, dim=1), strict=True):
+            k, v = self.keys_values(some)
+            parts.append(partial_attention(q, k, v, sm_scale=self.sm_scale, mask=seen))
+        return merge(parts)[0].to(q.dtype)

@@ -5,12 +5,14 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from mla_edu.cache.kv import KVCache
-from mla_edu.cache.latent import LatentCache
+from mla_edu.cache.kv import KVCache, PagedKVCache
+from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.cache.layer import LayerCache
+from mla_edu.cache.pages import PageTable
 from mla_edu.cache.state import StateCache
 from mla_edu.cache.table import SequenceTable, Step
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
+from mla_edu.kernels.api import Backend
 from mla_edu.models.config import ModelConfig
 
 
@@ -23,10 +25,15 @@ class ModelCache:
         max_seq_len: tokens that fit in each.
         dtype: of the stored numbers; the model's own.
         device: where they lie; None for torch's default.
+        table: of the sequences, in rows or in pages; None for rows of the sizes above.
+        expanded: whether MLA layers keep the keys and values of every head instead of latents.
+        backend: of ``mla_decode``, for latents in pages.
+        mtp: whether the layer of the model's MTP module is there too.
 
     Attributes:
         table: the lengths of the sequences, for all layers.
         layers: what each layer keeps.
+        mtp: what the layer of the MTP module keeps, as the last layer does; or None.
     """
 
     def __init__(
@@ -36,16 +43,27 @@ class ModelCache:
         max_seq_len: int = 4096,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
+        *,
+        table: SequenceTable | None = None,
+        expanded: bool = False,
+        backend: Backend = "auto",
+        mtp: bool = False,
     ):
-        self.table = SequenceTable(batch_size, max_seq_len, device)
-        self.layers = [self._layer(config.part(layer), dtype) for layer in range(len(config.layers))]
+        self.table = table or SequenceTable(batch_size, max_seq_len, device)
 
-    def _layer(self, part: GQAConfig | MLAConfig | Mamba2Config, dtype: torch.dtype) -> LayerCache:
-        if isinstance(part, GQAConfig):
-            return KVCache(part, dtype=dtype, table=self.table)
-        if isinstance(part, MLAConfig):
+        def cache_of(part: GQAConfig | MLAConfig | Mamba2Config) -> LayerCache:
+            if isinstance(part, Mamba2Config):
+                return StateCache(part, self.table, dtype)
+            if isinstance(part, GQAConfig) or expanded:
+                if isinstance(self.table, PageTable):
+                    return PagedKVCache(part, self.table, dtype)
+                return KVCache(part, dtype=dtype, table=self.table)
+            if isinstance(self.table, PageTable):
+                return PagedLatentCache(part, self.table, dtype, backend)
             return LatentCache(part, dtype=dtype, table=self.table)
-        return StateCache(part, self.table, dtype)
+
+        self.layers = [cache_of(config.part(layer)) for layer in range(len(config.layers))]
+        self.mtp = cache_of(config.part(-1)) if mtp else None
 
     @property
     def lengths(self) -> list[int]:
@@ -64,7 +82,7 @@ class ModelCache:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, filled or not."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(layer.nbytes for layer in self.layers) + (self.mtp.nbytes if self.mtp else 0)
 
     def step(self, num_new: int, sequences: Sequence[int] | None = None) -> AbstractContextManager[Step]:
         """``table.step``: some of the sequences grow, each by ``num_new`` tokens."""

@@ -94,7 +94,15 @@ def choose(
     """
     if temperature == 0:
         return int(logits.argmax())
-    probabilities, order = (logits.float() / temperature).softmax(-1).sort(descending=True)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = probabilities.masked_fill(before >= top_p, 0)
-    return int(order[torch.multinomial(kept, 1, generator=generator)])
+    return int(torch.multinomial(probabilities(logits, temperature, top_p), 1, generator=generator))
+
+
+def probabilities(logits: Float[Tensor, " vocab"], temperature: float, top_p: float) -> Float[Tensor, " vocab"]:
+    """What ``choose`` draws from at a temperature above 0; at least float32."""
+    softmax = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1)
+    if top_p == 1:
+        return softmax
+    largest, order = softmax.sort(descending=True)
+    before = largest.cumsum(-1) - largest
+    kept = torch.zeros_like(softmax).scatter(-1, order, largest.masked_fill(before >= top_p, 0))
+    return kept / kept.sum()

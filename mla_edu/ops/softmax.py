@@ -1,5 +1,7 @@
 """Softmax attention, written out: the specification that every faster path is held to."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -52,12 +54,51 @@ def attention(
     Raises:
         ValueError: ``kv_heads`` does not divide ``heads``.
     """
+    scores, values = _scores_and_values(q, k, v, sm_scale, mask)
+    out = torch.einsum("bgrst,btgd->bsgrd", scores.softmax(dim=-1), values)
+    return out.flatten(2, 3).to(q.dtype)
+
+
+def partial_attention(
+    q: Float[Tensor, "batch queries heads qk_dim"],
+    k: Float[Tensor, "batch keys kv_heads qk_dim"],
+    v: Float[Tensor, "batch keys kv_heads v_dim"],
+    *,
+    sm_scale: float,
+    mask: Bool[Tensor, "queries keys"],
+) -> tuple[Float[Tensor, "batch queries heads v_dim"], Float[Tensor, "batch queries heads"]]:
+    """``attention`` over some of the keys, and the logarithm of the sum of their exponentials, for ``merge``.
+
+    A query that sees none of them gets 0 and -inf.
+    """
+    scores, values = _scores_and_values(q, k, v, sm_scale, mask)
+    lse = scores.logsumexp(dim=-1)  # [batch, kv_heads, heads / kv_heads, queries]
+    weights = torch.exp(scores - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
+    out = torch.einsum("bgrst,btgd->bsgrd", weights, values)
+    return out.flatten(2, 3), lse.flatten(1, 2).mT
+
+
+def merge(
+    parts: Sequence[tuple[Float[Tensor, "*rows v_dim"], Float[Tensor, "*rows"]]],
+) -> tuple[Float[Tensor, "*rows v_dim"], Float[Tensor, "*rows"]]:
+    """Attention over all keys, from attention over each part of them (Milakov and Gimelshein 2018, sec. 3.1).
+
+    Args:
+        parts: results, and the logarithm of the sum of exponentials, natural, -inf where no key was seen.
+    """
+    outs, lses = (torch.stack(each) for each in zip(*parts, strict=True))
+    lse = lses.logsumexp(dim=0)
+    weights = torch.exp(lses - lse.clamp(min=torch.finfo(lse.dtype).min))
+    return (weights[..., None] * outs).sum(dim=0), lse
+
+
+def _scores_and_values(
+    q: Tensor, k: Tensor, v: Tensor, sm_scale: float, mask: Tensor
+) -> tuple[Float[Tensor, "batch kv_heads group queries keys"], Tensor]:
     heads, kv_heads = q.shape[2], k.shape[2]
     if heads % kv_heads:
         raise ValueError(f"k has {kv_heads} heads; expected a divisor of the {heads} heads of q")
     dtype = torch.promote_types(q.dtype, torch.float32)
     grouped = q.to(dtype).unflatten(2, (kv_heads, heads // kv_heads))
     scores = torch.einsum("bsgrd,btgd->bgrst", grouped, k.to(dtype)) * sm_scale
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    out = torch.einsum("bgrst,btgd->bsgrd", weights, v.to(dtype))
-    return out.flatten(2, 3).to(q.dtype)
+    return scores.masked_fill(~mask, float("-inf")), v.to(dtype)

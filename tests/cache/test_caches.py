@@ -140,8 +140,8 @@ def test_bad_sizes_configurations_and_tables_are_named():
         KVCache(GQA, max_seq_len=0)
     with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
         LatentCache(MLA, batch_size=0)
-    with pytest.raises(TypeError, match="config is a MLAConfig; expected a GQAConfig"):
-        KVCache(MLA)
+    with pytest.raises(TypeError, match="config is a str; expected a GQAConfig or MLAConfig"):
+        KVCache("llama")
     with pytest.raises(TypeError, match="config is a GQAConfig; expected a MLAConfig"):
         LatentCache(GQA)
     with pytest.raises(TypeError, match="config is a GQAConfig; expected a MLAConfig"):

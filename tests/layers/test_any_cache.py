@@ -8,8 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mla_edu.cache.latent as latent_caches
 import mla_edu.cache.table as tables
+import mla_edu.layers.mla as mla_layer
 from mla_edu import GQAConfig, GroupedQueryAttention, MLAConfig, MultiHeadLatentAttention
-from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, PageTable
+from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, PageTable, SequenceTable, StateCache
+from mla_edu.config import Mamba2Config
 from mla_edu.testing import poison, randomize, relative_error
 from strategies import MLA_YARN, gqa_configs, mla_configs
 
@@ -254,20 +256,51 @@ def test_no_sequences_and_no_tokens_give_an_empty_output(mode, shape):
     assert gqa(torch.zeros(*shape, 36, dtype=torch.float64)).shape == (*shape, 36)
 
 
+STATES = StateCache(
+    Mamba2Config(hidden_size=24, num_heads=4, head_dim=12, state_size=5), SequenceTable(2, 40), torch.float64
+)
+
+
 @pytest.mark.parametrize(
-    "cache", [*caches(MLA, 2, torch.float64), *caches(GQA, 2, torch.float64), 3], ids=lambda cache: type(cache).__name__
+    "cache",
+    [*caches(MLA, 2, torch.float64), *caches(GQA, 2, torch.float64), STATES, 3],
+    ids=lambda cache: type(cache).__name__,
 )
 def test_a_cache_of_another_kind_is_one_clear_error(cache):
-    for config, kinds, expected in (
-        (MLA, (LatentCache, PagedLatentCache), "a LatentCache or PagedLatentCache"),
-        (GQA, (KVCache, PagedKVCache), "a KVCache or PagedKVCache"),
-    ):
+    latents, keys = ("LatentCache", "PagedLatentCache"), ("KVCache", "PagedKVCache")
+    for config, kinds in ((MLA, latents + keys), (GQA, keys)):
         hidden_states = torch.zeros(2, 1, config.hidden_size, dtype=torch.float64)
-        if isinstance(cache, kinds):
+        if type(cache).__name__ not in kinds:
+            with pytest.raises(TypeError, match=f"cache is a {type(cache).__name__}; expected a {' or '.join(kinds)}"):
+                layer_of(config)(hidden_states, cache)
+        elif cache.config == config:
             layer_of(config)(hidden_states, cache)
-            continue
-        with pytest.raises(TypeError, match=f"cache is a {type(cache).__name__}; expected {expected}"):
-            layer_of(config)(hidden_states, cache)
+        else:
+            with pytest.raises(ValueError, match=r"keys has shape \[2, 1, 3, 11\]; expected \[2, 1, 2, 10\]"):
+                layer_of(config)(hidden_states, cache)
+
+
+@pytest.mark.parametrize("paged", [False, True], ids=["rows", "pages"])
+def test_a_layer_that_keeps_keys_and_values_of_every_head_equals_the_one_that_keeps_latents(paged):
+    layer, tokens = layer_of(MLA), torch.randn(2, 19, 24, dtype=torch.float64)
+    table = PageTable(12, 4, batch_size=2) if paged else SequenceTable(2, 20)
+    cache = PagedKVCache(MLA, table, torch.float64) if paged else KVCache(MLA, dtype=torch.float64, table=table)
+    poison(cache)
+    out = torch.cat([layer(piece, cache) for piece in tokens.split((7, 1, 5, 1, 1, 4), dim=1)], dim=1)
+    assert relative_error(out, layer(tokens)) < 1e-12
+    assert cache.keys.shape[2:] == (3, 5 + 6)
+    assert cache.values.shape[2:] == (3, 9)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 7, 18])
+def test_keys_and_values_rebuilt_in_parts_give_the_output_of_all_at_once(at_once, monkeypatch):
+    layer, tokens = layer_of(MLA), torch.randn(2, 19, 24, dtype=torch.float64)
+    full = layer(tokens, mode="expanded")
+    monkeypatch.setattr(mla_layer, "EXPANDED_AT_ONCE", at_once)
+    assert relative_error(layer(tokens, mode="expanded"), full) < 1e-12
+    for cache in caches(MLA, 2, torch.float64):
+        out = torch.cat([layer(piece, cache, "expanded") for piece in tokens.split((9, 1, 6, 3), dim=1)], dim=1)
+        assert relative_error(out, full) < 1e-12
 
 
 def test_a_position_past_the_range_of_yarn_is_refused_for_the_longest_sequence():

@@ -1,0 +1,124 @@
+"""``mla-edu generate``: one prompt or many through an engine. Nothing heavy is imported before the command runs."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from mla_edu.cli.bench import need_torch
+from mla_edu.cli.model import chosen_device
+from mla_edu.words import digits, size
+
+if TYPE_CHECKING:
+    from mla_edu.models.text import Tokens
+    from mla_edu.serving import Engine, Request
+
+PAGE_SIZE = 64
+MOST_AT_ONCE = 32  # requests for whom there are pages; the others wait
+
+
+def generate(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint: config.json beside safetensors files.")],
+    prompt: Annotated[str | None, typer.Option(help="How the text begins.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line; .jsonl: objects.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="The text ends after so many.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token, more draws more freely.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from as few tokens as have this probability together.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
+    mla: Annotated[Literal["latent", "expanded"], typer.Option(help="What MLA layers keep of a token.")] = "latent",
+    speculate: Annotated[Literal["ngram", "mtp"] | None, typer.Option(help="Guess tokens, and verify them.")] = None,
+    prefix_cache: Annotated[bool, typer.Option(help="Share the pages of equal beginnings.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
+) -> None:
+    """Let the model in a folder write on, and say what that took."""
+    if (prompt is None) == (prompts is None):
+        raise ValueError("expected --prompt or --prompts, one of the two")
+    need_torch()
+    from mla_edu.models import load_model
+    from mla_edu.models.text import Tokens
+    from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
+    from mla_edu.serving.prompts import read_prompts
+
+    params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    asked = read_prompts(prompts, params) if prompts else []
+    chosen = chosen_device(device)
+    model = load_model(folder, device=chosen, mtp=speculate == "mtp")
+    text = Tokens(folder, model.config.vocab_size)
+    stops = {"stop_tokens": tuple(sorted(text.stop_tokens))}
+    known = [(text.encode(prompt), params)] if prompt is not None else [(text.encode(one.prompt), one) for one in asked]
+    pages = sorted(-(-(len(tokens) + one.max_new_tokens) // PAGE_SIZE) for tokens, one in known)
+    engine = Engine(
+        model,
+        num_pages=sum(pages[-MOST_AT_ONCE:]),
+        page_size=PAGE_SIZE,
+        mla=mla,
+        drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
+        share_prefixes=None if prefix_cache else False,
+    )
+    requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]
+    start = time.perf_counter()
+    if prompt is not None:
+        _stream(engine, text)
+    while not engine.is_idle:
+        engine.step()
+    seconds = time.perf_counter() - start
+    for one, request in zip(asked, requests, strict=False):
+        letters = text.stream()
+        typer.echo(
+            json.dumps({"prompt": one.prompt, "text": "".join(map(letters, request.output))}, ensure_ascii=False)
+        )
+    Console(highlight=False).print(_table(engine, requests, seconds))
+
+
+def _stream(engine: "Engine", text: "Tokens") -> None:
+    """Print the letters of a single request as they come."""
+    letters = text.stream()
+    while not engine.is_idle:
+        for event in engine.step():
+            typer.echo("".join(map(letters, event.tokens)), nl=False)
+    typer.echo()
+
+
+def _table(engine: "Engine", requests: list["Request"], seconds: float) -> Table:
+    stats, prompt = engine.stats, sum(len(request.prompt) for request in requests)
+    page = engine.cache.nbytes // engine.table.allocator.num_pages
+    rows = {
+        "requests": str(len(requests)),
+        "tokens in": f"{prompt:,}",
+        "of them found in kept pages": f"{stats.found:,} ({stats.found / prompt:.0%})",
+        "tokens out": f"{stats.output:,}",
+        "tokens out a second": digits(stats.output / seconds),
+        "preemptions": str(stats.preempted),
+        "guesses that were right": f"{stats.accepted:,} of {stats.drafted:,}",
+        "most pages held": f"{stats.peak_pages:,} of {PAGE_SIZE} tokens, {size(stats.peak_pages * page)}",
+    } | _bytes_of_a_token(engine)
+    table = Table(box=SIMPLE_HEAD, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _bytes_of_a_token(engine: "Engine") -> dict[str, str]:
+    """What a token takes as it is kept, and as MLA layers would otherwise keep it; and what states take."""
+    from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
+
+    config, itemsize = engine.model.config, engine.model.embed_tokens.weight.itemsize
+    parts = [config.part(layer) for layer in range(len(config.layers))]
+    kept = {"latent": 0, "expanded": 0}
+    for part in parts:
+        if isinstance(part, GQAConfig | MLAConfig):
+            kept["latent"] += part.elements_per_token * itemsize
+            whole = part.expanded_elements_per_token if isinstance(part, MLAConfig) else part.elements_per_token
+            kept["expanded"] += whole * itemsize
+    rows = {"cache of a token": size(kept[engine.mla])}
+    if config.mla is not None:
+        other = "with latents alone" if engine.mla == "expanded" else "with keys and values of every head"
+        rows[other] = size(kept["latent" if engine.mla == "expanded" else "expanded"])
+    if states := sum(part.state_elements for part in parts if isinstance(part, Mamba2Config)):
+        rows["states of a request"] = size(states * 4)
+    return rows

@@ -1,0 +1,46 @@
+"""Files of prompts: one a line, or JSON lines."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from mla_edu.serving.request import SamplingParams
+
+
+class Prompt(SamplingParams):
+    """A prompt and how its tokens are chosen: what a JSON line holds."""
+
+    prompt: Annotated[str, Field(strict=True, min_length=1)]  # how the text begins
+
+
+def read_prompts(path: str | Path, params: SamplingParams) -> list[Prompt]:
+    """The prompts of a file, empty lines left out; in a ``.jsonl`` each line is an object.
+
+    Args:
+        path: of the file.
+        params: of all prompts; an object can have its own values.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no text, has no prompt, or a line is bad; names the file and the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text in UTF-8; expected one prompt a line") from None
+    shared, found = params.model_dump(), []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line) if Path(path).suffix == ".jsonl" else {"prompt": line}
+            if not isinstance(values, dict):
+                raise ValueError(f'{line[:40]!r} is no object; expected one such as {{"prompt": "def "}}')
+            found.append(Prompt(**shared | values))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    if not found:
+        raise ValueError(f"{path} has no prompt; expected one a line")
+    return found

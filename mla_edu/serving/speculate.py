@@ -1,0 +1,53 @@
+"""The rule by which guessed tokens are kept or replaced.
+
+It is exact: greedy text is that of the model alone, sampled text has the model's distribution
+(Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mla_edu.models.generate import choose, probabilities
+from mla_edu.serving.request import SamplingParams
+
+
+def verify(
+    logits: Float[Tensor, "rows vocab"],
+    drafts: Sequence[int],
+    draft_probabilities: Float[Tensor, "drafts vocab"] | None,
+    params: SamplingParams,
+    generator: torch.Generator | None = None,
+) -> list[int]:
+    """The guesses that stay, and one more token.
+
+    A guess x, drawn from q, stays with probability min(1, p(x) / q(x)), p being the model's distribution there; where
+    it does not, a token drawn from max(0, p - q) takes its place, and the guesses after it are void. A guess that was
+    not drawn has q(x) = 1. At temperature 0 it stays where it is the likeliest token.
+
+    Args:
+        logits: of the token after the last one known, and after each guess.
+        drafts: the guesses.
+        draft_probabilities: q of each guess; None where they were not drawn.
+        params: of the request.
+        generator: of the draws; None for torch's own.
+    """
+    if params.temperature == 0:
+        best = logits.argmax(dim=-1).tolist()
+        right = next((i for i, draft in enumerate(drafts) if draft != best[i]), len(drafts))
+        return [*drafts[:right], best[right]]
+    for i, draft in enumerate(drafts):
+        p = probabilities(logits[i], params.temperature, params.top_p)
+        q = torch.zeros_like(p)
+        q[draft] = 1
+        if draft_probabilities is not None:
+            q = draft_probabilities[i].to(p)
+        drawn = torch.rand((), generator=generator, device=p.device, dtype=p.dtype)
+        if drawn * q[draft] < p[draft]:
+            continue
+        rest = (p - q).clamp(min=0)
+        token = torch.multinomial(rest if rest.any() else p, 1, generator=generator)
+        return [*drafts[:i], int(token)]
+    return [*drafts, choose(logits[-1], params.temperature, params.top_p, generator)]
