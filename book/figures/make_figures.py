@@ -20,6 +20,7 @@ from decode_kernel import (
 )
 from four_attentions import four_attentions, multi_head, one_latent, shared_heads
 from matmul_tiles import matmul_tiles
+from whole_model import whole_model
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
@@ -39,6 +40,7 @@ DRAWINGS = {
     "four-attentions-wide.svg": lambda: four_attentions(across=4),
     "matmul-tiles.svg": matmul_tiles,
     "program-grid.svg": program_grid,
+    "whole-model.svg": whole_model,
 }
 
 if __name__ == "__main__":
