@@ -11,7 +11,9 @@ from mla_edu.hf.config_file import read_json_object
 class Tokens:
     """The tokens of a model that lies in a folder.
 
-    Read from ``tokenizer.json``; a model of 256 tokens without that file reads and writes bytes.
+    Read from ``tokenizer.json``; a model of 256 tokens without that file reads and writes bytes. Where
+    ``tokenizer_config.json`` asks for ``add_bos_token`` and the tokenizer puts none, ``bos_token_id`` of
+    ``config.json`` goes in front.
 
     Args:
         folder: of the model.
@@ -39,12 +41,19 @@ class Tokens:
                 raise ValueError(f"{path} is not a tokenizer: {error}") from None
         elif vocab_size != 256:
             raise ValueError(f"{path}: no such file; expected it, since the model has {vocab_size:,} tokens, not bytes")
-        ends = read_json_object(Path(folder) / "config.json", "a config.json").get("eos_token_id")
+        config = read_json_object(Path(folder) / "config.json", "a config.json")
+        ends, options = config.get("eos_token_id"), Path(folder) / "tokenizer_config.json"
+        adds = options.is_file() and read_json_object(options, "a tokenizer_config.json").get("add_bos_token")
+        first = config.get("bos_token_id")
+        self._first: list[int] = [first] if adds is True and isinstance(first, int) else []
         self.stop_tokens = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, with those that its tokenizer puts in front."""
-        return list(text.encode()) if self._tokenizer is None else list(self._tokenizer.encode(text).ids)
+        if self._tokenizer is None:
+            return list(text.encode())
+        tokens = list(self._tokenizer.encode(text).ids)
+        return tokens if tokens[:1] == self._first else self._first + tokens
 
     def stream(self) -> Callable[[int], str]:
         """A function that takes token after token and returns the letters that are complete with it."""

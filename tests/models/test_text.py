@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mla_edu.models.text import Tokens
 
@@ -43,6 +43,18 @@ def test_a_tokenizer_of_the_folder_is_used(folder):
     tokens, letters = text.encode(TEXT), text.stream()
     assert tokens == tokenizer.encode(TEXT).ids
     assert "".join(letters(token) for token in [*tokens, 0]) == TEXT
+
+
+@pytest.mark.parametrize(("asked", "first"), [(True, [7]), (False, []), (None, [])])
+def test_the_first_token_goes_in_front_where_the_folder_asks_for_it(folder, asked, first):
+    tokenizer = write_tokenizer(folder)
+    (folder / "config.json").write_text('{"bos_token_id": 7}')
+    if asked is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": asked}))
+    assert Tokens(folder, 300).encode(TEXT) == first + tokenizer.encode(TEXT).ids
+    tokenizer.post_processor = processors.TemplateProcessing(single="é $A", special_tokens=[("é", 7)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert Tokens(folder, 300).encode(TEXT) == [7, *tokenizer.encode(TEXT, add_special_tokens=False).ids]  # once
 
 
 def test_stop_tokens_are_those_of_the_configuration(folder):
