@@ -50,9 +50,8 @@ class DecoderLayer(nn.Module):
     ) -> Float[Tensor, "batch seq hidden"]:
         """The residual stream after the layer."""
         mixer = getattr(self, self.mixer_name)
-        x = x + self.residual_scale * mixer(self.input_layernorm(x), cache)
-        out: Tensor = x + self.residual_scale * self.mlp(self.post_attention_layernorm(x))
-        return out
+        x = torch.add(x, mixer(self.input_layernorm(x), cache), alpha=self.residual_scale)
+        return torch.add(x, self.mlp(self.post_attention_layernorm(x)), alpha=self.residual_scale)
 
 
 class Decoder(nn.Module):

@@ -52,12 +52,15 @@ def attention(
     Raises:
         ValueError: ``kv_heads`` does not divide ``heads``.
     """
-    heads, kv_heads = q.shape[2], k.shape[2]
+    (batch, num_queries, heads, qk_dim), kv_heads = q.shape, k.shape[2]
     if heads % kv_heads:
         raise ValueError(f"k has {kv_heads} heads; expected a divisor of the {heads} heads of q")
     dtype = torch.promote_types(q.dtype, torch.float32)
-    grouped = q.to(dtype).unflatten(2, (kv_heads, heads // kv_heads))
-    scores = torch.einsum("bsgrd,btgd->bgrst", grouped, k.to(dtype)) * sm_scale
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    out = torch.einsum("bgrst,btgd->bsgrd", weights, v.to(dtype))
-    return out.flatten(2, 3).to(q.dtype)
+    group = heads // kv_heads
+    # Three stacks [batch * kv_heads, tokens, dim]; the queries of a group stand below each other.
+    queries = (q.to(dtype) * sm_scale).transpose(1, 2).reshape(batch * kv_heads, group * num_queries, qk_dim)
+    keys, values = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (k, v))
+    unseen = torch.zeros(mask.shape, dtype=dtype, device=q.device).masked_fill(~mask, float("-inf")).repeat(group, 1)
+    scores = torch.baddbmm(unseen.expand(batch * kv_heads, -1, -1), queries, keys.mT)
+    out = torch.bmm(scores.softmax(dim=-1), values)
+    return out.view(batch, heads, num_queries, v.shape[-1]).transpose(1, 2).to(q.dtype)
