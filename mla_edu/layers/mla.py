@@ -188,4 +188,5 @@ def _head_by_head(
     x: Float[Tensor, "batch seq heads width"], matrices: Float[Tensor, "heads width out"]
 ) -> Float[Tensor, "batch seq heads out"]:
     """Each head's part through a matrix of its own."""
-    return torch.bmm(x.flatten(0, 1).transpose(0, 1), matrices).transpose(0, 1).unflatten(0, x.shape[:2])
+    out: Tensor = torch.bmm(x.flatten(0, 1).transpose(0, 1), matrices).transpose(0, 1).unflatten(0, x.shape[:2])
+    return out
