@@ -7,8 +7,7 @@ before they are timed. They take turns, so that what else the machine does falls
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from mla_edu.models import Decoder, ModelCache, save_model
 from mla_edu.models.load import OURS
 from mla_edu.testing import randomize
 from mla_edu.train.settings import RunConfig
+from mla_edu.train.threads import thread_count
 
 NAMES = ("ours", "transformers")
 PARTS = {  # by the last name of a module
@@ -113,7 +113,7 @@ def run(
     prompt = torch.randint(config.model.vocab_size, (1, num_cached), generator=draw)
     shape = (config.train.batch_size, config.train.seq_len + 1)
     windows = torch.randint(config.model.vocab_size, shape, generator=draw)
-    with _threads(threads):
+    with thread_count(threads):
         cache = ours.new_cache(max_seq_len=num_cached + num_new)
         writing = Pair(_our_writing(ours, cache, prompt, num_new), _their_writing(theirs, prompt, num_new))
         check_same_text(writing)
@@ -135,16 +135,6 @@ def run(
         generation=generation,
         generation_shares=shares,
     )
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _as_transformers(ours: Decoder, path: Path) -> tuple[Any, str]:

@@ -25,6 +25,7 @@ from mla_edu.train.muon import Muon, fused_maps
 from mla_edu.train.scores import LargestScore
 from mla_edu.train.settings import RunConfig
 from mla_edu.train.state import STATE, load_state, locked, read_facts, save_state
+from mla_edu.train.threads import TIMED_STEPS, thread_count, time_threads
 
 CONFIG, LOG = "config.json", "log.jsonl"
 Line = dict[str, Any]
@@ -34,7 +35,7 @@ class Run:
     """A model on its way, step by step.
 
     The text that a step sees is a function of seed and step alone, so a run that goes on where another stopped does
-    what one run would have done: bit for bit on a CPU with the same number of threads.
+    what one run would have done: bit for bit on a CPU with the same number of threads, which a checkpoint remembers.
 
     Args:
         config: the model, and how it learns.
@@ -42,6 +43,7 @@ class Run:
 
     Attributes:
         step: steps taken.
+        threads: of torch, with which ``train_into`` trains.
 
     Raises:
         FileNotFoundError: a text is missing.
@@ -62,6 +64,7 @@ class Run:
         self.optimizers = _optimizers(self.model, train.muon_rate, train.adam_rate)
         self.experts = [module for module in self.model.modules() if isinstance(module, MixtureOfExperts)]
         self.step = 0
+        self.threads = train.threads or torch.get_num_threads()
         self._fixed = {
             "active_parameters": active_parameters(config.model, self.model),
             "cache_bytes_per_token": cache_bytes_per_token(config.model),
@@ -70,13 +73,7 @@ class Run:
     def advance(self) -> Line:
         """Take one step; returns its line of the log."""
         train, start = self.config.train, time.perf_counter()
-        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.step)
-        windows = draw_windows(self.corpus.train, train.batch_size, train.seq_len, generator)
-        windows = windows.to(self.model.embed_tokens.weight.device)
-        self.model.zero_grad()
-        with LargestScore(self.model) as largest:
-            loss, balance = self._loss(windows)
-        (loss + train.balance_loss * balance if self.experts else loss).backward()
+        loss, largest_score = self._gradients()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not math.isfinite(norm):
             raise ValueError(f"step {self.step}: the gradient is {norm.item()}; expected a finite one: lower the rates")
@@ -95,10 +92,36 @@ class Run:
             "learning_rate": train.muon_rate * factor,
             "gradient_norm": norm.item(),
             "tokens_per_second": train.batch_size * train.seq_len / seconds,
-            "largest_score": largest.value,
+            "largest_score": largest_score,
             **({"expert_load": max(loads)} if loads else {}),
             **self._fixed,
         }
+
+    def _gradients(self) -> tuple[Tensor, float]:
+        """Those of the next step, in the weights' ``grad``; returns its loss and its largest score."""
+        train = self.config.train
+        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.step)
+        windows = draw_windows(self.corpus.train, train.batch_size, train.seq_len, generator)
+        self.model.zero_grad()
+        with LargestScore(self.model) as largest:
+            loss, balance = self._loss(windows.to(self.model.embed_tokens.weight.device))
+        (loss + train.balance_loss * balance if self.experts else loss).backward()
+        return loss, largest.value
+
+    def choose_threads(self) -> dict[int, float]:
+        """Set ``threads`` where the configuration does not: torch's own number or one, whichever is faster.
+
+        Gradients are computed and thrown away: no weight moves, and each step draws what it would have drawn.
+
+        Returns:
+            The seconds of a step with each number of threads; empty where there is nothing to choose.
+        """
+        own, train = torch.get_num_threads(), self.config.train
+        if train.threads or own == 1 or self.model.embed_tokens.weight.device.type != "cpu":
+            return {}
+        found = time_threads(self._gradients, (own, 1), min(TIMED_STEPS, train.num_steps))
+        self.threads = min(found, key=lambda number: found[number])
+        return found
 
     def _loss(self, windows: Int[Tensor, "batch window"]) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats, and how uneven the experts are used: 1 where they are used evenly."""
@@ -131,13 +154,27 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says of the run beside its tensors."""
         config = self.config.model_dump(mode="json")
-        return {"step": self.step, "config": config, "corpus_sha256": self.corpus.sha256, "torch": torch.__version__}
+        return {
+            "step": self.step,
+            "threads": self.threads,
+            "config": config,
+            "corpus_sha256": self.corpus.sha256,
+            "torch": torch.__version__,
+        }
 
 
 def train_into(
-    folder: Path, config: RunConfig, *, resume: bool, device: torch.device | str | None, note: Callable[[Line], None]
+    folder: Path,
+    config: RunConfig,
+    *,
+    resume: bool,
+    device: torch.device | str | None,
+    note: Callable[[Line], None],
+    choice: Callable[[int, dict[int, float]], None] | None = None,
 ) -> Iterator[Run]:
     """Train into a folder: yields the run before its first step and after its last.
+
+    A new run trains with the number of threads that is faster, one that goes on with the number that it began with.
 
     Args:
         folder: gets ``state.safetensors``, the log ``log.jsonl`` and ``config.json``.
@@ -145,6 +182,7 @@ def train_into(
         resume: go on with the run in the folder.
         device: where.
         note: gets each line of the log.
+        choice: gets the number of threads, where it was chosen, and the seconds of a step with each.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not asked, or another process trains into it.
@@ -157,13 +195,16 @@ def train_into(
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)
+    seconds = {} if resume else run.choose_threads()
+    if choice and seconds:
+        choice(run.threads, seconds)
     with locked(folder):
         if resume:
             _continue(run, state)
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
         _keep_log(folder / LOG, run.step)
         yield run
-        with (folder / LOG).open("a") as log, _interrupt() as asked:
+        with (folder / LOG).open("a") as log, _interrupt() as asked, thread_count(run.threads):
             while run.step < config.train.num_steps and not asked.is_set():
                 line = run.advance()
                 log.write(json.dumps(line) + "\n")
@@ -202,7 +243,7 @@ def _continue(run: Run, state: Path) -> None:
         if old != new:
             raise ValueError(f"--resume: the run in {state.parent} is of another {what}; expected the same")
     load_state(state, run.model, run.optimizers)
-    run.step = facts["step"]
+    run.step, run.threads = facts["step"], facts["threads"]
 
 
 def _keep_log(path: Path, step: int) -> None:

@@ -28,6 +28,7 @@ class TrainConfig(Checked):
     bias_rate: NonNegativeNumber = 0.001  # how far a step moves the routers' bias (V3: 0.001)
     text: tuple[str, ...] = ()  # files or folders of text; none named: Python's standard library
     save_every: PositiveInt = 100  # steps between two checkpoints
+    threads: PositiveInt | None = None  # of torch on a processor; None: its own number or one, whichever is faster
     seed: NonNegativeInt = 0  # of the weights and of the order of the text
 
     @model_validator(mode="after")
