@@ -54,6 +54,12 @@ def test_the_text_streams_and_the_last_line_counts(folder):
     [
         (["--prompt", ""], "prompt_tokens is empty"),
         (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0; expected at least 0"),
+        (["--prompt", "a", "--temperature", "inf"], "temperature is inf; expected at least 0, and finite"),
+        (["--prompt", "a", "--seed", "-1"], "seed is -1; expected an integer from 0 to"),
+        (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens is -1; expected an integer of at least 0"),
+        (["--prompt", "a", "--max-new-tokens", str(10**15)], f"--max-new-tokens is {10**15}; expected a cache for"),
+        (["--prompt", "a", "--max-new-tokens", str(10**30)], f"--max-new-tokens is {10**30}; expected a cache for"),
+        (["--prompt", "a", "--device", "meta"], "--device is 'meta'; expected one that is there"),
         (["--prompt", "a", "--device", "cuda:77"], "--device is 'cuda:77'; expected one that is there"),
         (["--prompt", "a", "--device", "abacus"], "--device is 'abacus'; expected one that is there"),
     ],
@@ -69,3 +75,10 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
     result = run(tmp_path, "--prompt", "a")
     assert result.exit_code == 2
     assert "config.json: no such file" in result.stderr
+
+
+def test_the_folder_of_a_training_run_is_no_model(tmp_path):
+    (tmp_path / "state.safetensors").write_bytes(b"")
+    result = run(tmp_path, "--prompt", "a")
+    assert result.exit_code == 2
+    assert "is the folder of a training run; expected a model, such as its model-N" in result.stderr

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[Path, typer.Argument(help="YAML with the model and how it learns: see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and model.")],
-    steps: Annotated[int | None, typer.Option(help="Instead of the file's num_steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the file's num_steps.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
@@ -85,11 +85,12 @@ def _device(name: str | None) -> str:
     """A device that is there."""
     import torch
 
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
     try:
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device is {chosen!r}; expected one that is there: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"--device is {chosen!r}; expected one that is there: {reason}") from None
     return chosen
 
 
@@ -109,10 +110,15 @@ def generate(
     from mla_edu.models.text import Tokens
 
     chosen = _device(device)
+    if (folder / "state.safetensors").is_file():
+        raise ValueError(f"{folder} is the folder of a training run; expected a model, such as its model-N")
     model = load_model(folder, device=chosen)
     text = Tokens(folder, model.config.vocab_size)
     known = text.encode(prompt)
-    cache = model.new_cache(max_seq_len=max(1, len(known) + max(0, max_new_tokens)))
+    try:
+        cache = model.new_cache(max_seq_len=max(1, len(known) + max(0, max_new_tokens)))
+    except (RuntimeError, TypeError) as error:  # torch, of memory or of a number that it cannot hold
+        raise ValueError(f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory") from error
     stream = tokens_of(
         model,
         known,

@@ -96,7 +96,10 @@ def load_model(
     folder = Path(folder)
     hf = read_hf_config(folder)
     values = {name: value for name, value in hf.items() if name not in ("model_type", "dtype")}
-    config = ModelConfig(**values) if hf["model_type"] == OURS else ModelConfig.from_hf(hf)
+    try:
+        config = ModelConfig(**values) if hf["model_type"] == OURS else ModelConfig.from_hf(hf)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
     checkpoint = Checkpoint(folder, hf.get("quantization_config"))
     shapes, skipped = _without_drafting_layers(checkpoint.shapes(), len(config.layers))
     if config.tie_word_embeddings:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mla_edu.hf.config_file import read_json_object
+from mla_edu.validation import check_integer
 
 
 class Tokens:
@@ -21,7 +22,7 @@ class Tokens:
         stop_tokens: that end a text, as ``config.json`` names them.
 
     Raises:
-        ValueError: there is no tokenizer, or it is not one.
+        ValueError: there is no tokenizer, or it is not one, or a token that ends a text is no integer.
         ImportError: ``tokenizers`` is not installed.
     """
 
@@ -40,6 +41,8 @@ class Tokens:
         elif vocab_size != 256:
             raise ValueError(f"{path}: no such file; expected it, since the model has {vocab_size:,} tokens, not bytes")
         ends = read_json_object(Path(folder) / "config.json", "a config.json").get("eos_token_id")
+        for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+            check_integer(f"{folder}: eos_token_id", end, 0)
         self.stop_tokens = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
     def encode(self, text: str) -> list[int]:

@@ -52,8 +52,8 @@ def text_files(places: Sequence[str | Path]) -> Corpus:
     """
     paths: dict[str, Path] = {}
     for number, place in enumerate(map(Path, places)):
-        if not place.exists():
-            raise FileNotFoundError(f"text: {place}: no such file or folder")
+        if not place.exists() or not str(places[number]):
+            raise FileNotFoundError(f"text: {str(places[number])!r}: no such file or folder")
         folder = place if place.is_dir() else place.parent
         inside = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
         paths |= {f"{number}/{path.relative_to(folder).as_posix()}": path for path in inside}

@@ -24,7 +24,16 @@ from mla_edu.train.loop import draw_windows
 from mla_edu.train.muon import Muon, fused_maps
 from mla_edu.train.scores import LargestScore
 from mla_edu.train.settings import RunConfig
-from mla_edu.train.state import STATE, load_state, locked, read_facts, save_state
+from mla_edu.train.state import (
+    STATE,
+    check_folder,
+    check_same_run,
+    keep_log,
+    load_state,
+    locked,
+    read_facts,
+    save_state,
+)
 from mla_edu.train.threads import TIMED_STEPS, thread_count, time_threads
 
 CONFIG, LOG = "config.json", "log.jsonl"
@@ -43,6 +52,7 @@ class Run:
 
     Attributes:
         step: steps taken.
+        mixed: whether products are taken in bf16: on a GPU. The weights stay float32.
         threads: of torch, with which ``train_into`` trains.
 
     Raises:
@@ -56,14 +66,17 @@ class Run:
         if config.model.vocab_size < 256:
             raise ValueError(f"model.vocab_size is {config.model.vocab_size}; expected at least 256, one for each byte")
         self.corpus: Corpus = text_files(train.text) if train.text else standard_library()
-        if len(self.corpus.train) <= train.seq_len:
-            raise ValueError(
-                f"the text has {len(self.corpus.train)} bytes; expected more than seq_len, {train.seq_len}"
-            )
-        self.model = Decoder(config.model, seed=train.seed, device=device)
+        for part, tokens in (("text", self.corpus.train), ("text for validation", self.corpus.validation)):
+            if len(tokens) <= train.seq_len:
+                raise ValueError(f"the {part} has {len(tokens)} bytes; expected more than seq_len, {train.seq_len}")
+        try:
+            self.model = Decoder(config.model, seed=train.seed, device=device)
+        except (RuntimeError, TypeError) as error:  # torch, of memory or of a number that it cannot hold
+            raise ValueError(f"model has sizes for which there is no memory: {_first_line(error)}") from error
         self.optimizers = _optimizers(self.model, train.muon_rate, train.adam_rate)
         self.experts = [module for module in self.model.modules() if isinstance(module, MixtureOfExperts)]
         self.step = 0
+        self.mixed = self.model.embed_tokens.weight.device.type == "cuda"
         self.threads = train.threads or torch.get_num_threads()
         self._fixed = {
             "active_parameters": active_parameters(config.model, self.model),
@@ -108,6 +121,22 @@ class Run:
         (loss + train.balance_loss * balance if self.experts else loss).backward()
         return loss, largest.value
 
+    def rehearse(self) -> None:
+        """Compute the gradients of the next step and throw them away: what cannot be trained shows at once.
+
+        Raises:
+            ValueError: there is no memory for a step.
+        """
+        train = self.config.train
+        try:
+            self._gradients()
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"batch_size is {train.batch_size} and seq_len {train.seq_len}; expected a step for which there is "
+                f"memory: {_first_line(error)}"
+            ) from error
+        self.model.zero_grad()
+
     def choose_threads(self) -> dict[int, float]:
         """Set ``threads`` where the configuration does not: torch's own number or one, whichever is faster.
 
@@ -125,8 +154,7 @@ class Run:
 
     def _loss(self, windows: Int[Tensor, "batch window"]) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats, and how uneven the experts are used: 1 where they are used evenly."""
-        on_gpu = windows.device.type == "cuda"
-        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             logits = self.model(windows[:, :-1])
         loss = cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
         balance = loss.new_zeros(())
@@ -187,24 +215,27 @@ def train_into(
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not asked, or another process trains into it.
         FileNotFoundError: there is nothing to resume.
+        OSError: the folder cannot be written to.
         ValueError: the run in the folder is of another configuration or another text.
     """
     state = folder / STATE
+    check_folder(folder)
     if resume and not state.is_file():
         raise FileNotFoundError(f"--resume: {state} is not there; expected the checkpoint of a run")
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)
+    run.rehearse()
     seconds = {} if resume else run.choose_threads()
     if choice and seconds:
         choice(run.threads, seconds)
-    with locked(folder):
+    with locked(folder), _interrupt() as asked:
         if resume:
             _continue(run, state)
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-        _keep_log(folder / LOG, run.step)
+        keep_log(folder / LOG, run.step)
         yield run
-        with (folder / LOG).open("a") as log, _interrupt() as asked, thread_count(run.threads):
+        with (folder / LOG).open("a") as log, thread_count(run.threads):
             while run.step < config.train.num_steps and not asked.is_set():
                 line = run.advance()
                 log.write(json.dumps(line) + "\n")
@@ -215,6 +246,10 @@ def train_into(
             log.flush()
             save_state(state, run.model, run.optimizers, run.facts())
         yield run
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 @contextmanager
@@ -235,21 +270,9 @@ def _interrupt() -> Iterator[threading.Event]:
 
 def _continue(run: Run, state: Path) -> None:
     facts = read_facts(state)
-    mine = run.facts()
-    for key, what in (("corpus_sha256", "text"), ("config", "configuration")):
-        old, new = facts[key], mine[key]
-        if key == "config":
-            old, new = ({**each, "train": {**each["train"], "num_steps": None}} for each in (old, new))
-        if old != new:
-            raise ValueError(f"--resume: the run in {state.parent} is of another {what}; expected the same")
+    check_same_run(facts, run.facts(), state.parent)
     load_state(state, run.model, run.optimizers)
     run.step, run.threads = facts["step"], facts["threads"]
-
-
-def _keep_log(path: Path, step: int) -> None:
-    """Cut off what a run that stopped had logged past its last checkpoint."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    path.write_text("".join(line for line in lines[:step] if line.endswith("\n")))
 
 
 def _optimizers(model: Decoder, muon_rate: float, adam_rate: float) -> dict[str, torch.optim.Optimizer]:
