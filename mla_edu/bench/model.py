@@ -239,7 +239,7 @@ def rates(pair: Pair, num_tokens: int, rounds: int) -> Rates:
 
 @torch.inference_mode()
 def step_shares(model: Decoder, cache: ModelCache, token: Tensor, steps: int = 50) -> dict[str, float]:
-    """How the fastest of some steps was shared by the parts of a model; what is left is ``rest``.
+    """How a step is shared by the parts of a model, each at its fastest; what is left is ``rest``.
 
     Args:
         model: that takes the steps.
@@ -263,18 +263,18 @@ def step_shares(model: Decoder, cache: ModelCache, token: Tensor, steps: int = 5
     for name, module in model.named_modules():
         if part := PARTS.get(name.rpartition(".")[2] if name.count(".") in (0, 2) else ""):
             hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end_of(part))]
-    found: list[tuple[float, dict[str, float]]] = []
+    found: list[dict[str, float]] = []
     try:
         for _ in range(steps):
             cache.truncate(num_cached)
             spent.clear()
             start = time.perf_counter()
             model(token, cache)
-            found.append((time.perf_counter() - start, dict(spent)))
+            whole = time.perf_counter() - start
+            found.append(spent | {"rest": whole - sum(spent.values())})
     finally:
         for hook in hooks:
             hook.remove()
         cache.truncate(num_cached)
-    whole, fastest = min(found, key=lambda each: each[0])
-    shares = {part: seconds / whole for part, seconds in fastest.items()}
-    return shares | {"rest": 1 - sum(shares.values())}
+    fastest = {part: min(each[part] for each in found) for part in found[0]}
+    return {part: seconds / sum(fastest.values()) for part, seconds in fastest.items()}
