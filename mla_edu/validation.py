@@ -15,6 +15,9 @@ def _even(width: int) -> int:
     return width
 
 
+# What Python calls by names that a reader of YAML or JSON does not know.
+KINDS = {"tuple_type": "expected a list", "model_type": "expected a mapping of names to values"}
+
 # Strict: neither True nor "8" nor 8.0 is the integer 8.
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
 NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
@@ -69,6 +72,7 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
         message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        message = KINDS.get(fault["type"], message)
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden" and model is not None:
             message = _nearest(fault["loc"], model)
@@ -91,9 +95,25 @@ def _nearest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     return f"no such name; did you mean {near[0]}?" if near else f"no such name; expected one of {', '.join(known)}"
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C, ten times faster
+    """A safe loader that refuses a name given twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise yaml.MarkedYAMLError(problem=f"{twice} is given twice", problem_mark=node.start_mark)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def parse_yaml(text: str) -> Any:
-    """The contents of a YAML text."""
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the C loader is ten times faster
+    """The contents of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a mapping has a name twice.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 def load_yaml(package: str, name: str) -> Any:

@@ -87,7 +87,15 @@ def test_a_file_of_prompts_is_answered_in_its_order(folder, options, tmp_path):
         (["--prompt", "a", "--prompts", "b"], "expected --prompt or --prompts, one of the two"),
         (["--prompts", "nowhere.txt"], "nowhere.txt"),
         (["--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens is 0; expected greater than 0"),
+        (["--prompt", "a", "--max-new-tokens", "-1"], "max_new_tokens is -1; expected greater than 0"),
         (["--prompt", "a", "--speculate", "luck"], "--speculate"),
+        (["--prompt", "a", "--speculate", "mtp"], "mtp is True; expected a module for further tokens in"),
+        (["--prompt", "a", "--temperature", "inf"], "temperature is inf; expected a finite number"),
+        (["--prompt", "a", "--seed", "-1"], "seed is -1; expected greater than or equal to 0"),
+        (["--prompt", "a", "--seed", str(2**63)], f"seed is {2**63}; expected less than"),
+        (["--prompt", "a", "--max-new-tokens", str(10**15)], f"--max-new-tokens is {10**15}; expected a cache for"),
+        (["--prompt", "a", "--max-new-tokens", str(10**30)], f"--max-new-tokens is {10**30}; expected a cache for"),
+        (["--prompt", "a", "--device", "meta"], "--device is 'meta'; expected one that is there"),
         (["--prompt", "a", "--device", "cuda:77"], "--device is 'cuda:77'; expected one that is there"),
         (["--prompt", "a", "--device", "abacus"], "--device is 'abacus'; expected one that is there"),
     ],
@@ -125,3 +133,10 @@ def test_a_bad_line_of_a_file_is_named_and_nothing_has_run(folder, name, text, m
     assert message in result.stderr
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
+
+
+def test_the_folder_of_a_training_run_is_no_model(tmp_path):
+    (tmp_path / "state.safetensors").write_bytes(b"")
+    result = run(tmp_path, "--prompt", "a")
+    assert result.exit_code == 2
+    assert "is the folder of a training run; expected a model, such as its model-N" in result.stderr

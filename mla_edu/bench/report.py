@@ -1,6 +1,7 @@
 """A run's table and its summary, of each grid."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -8,6 +9,9 @@ from rich.table import Table
 
 from mla_edu.bench.grid import Case
 from mla_edu.bench.results import LAYERS, OURS, LayerResults, Results, Run
+
+if TYPE_CHECKING:  # it reads torch
+    from mla_edu.bench.model import ModelResults
 from mla_edu.cost import pace
 
 
@@ -56,6 +60,23 @@ def print_layer_report(results: LayerResults, console: Console) -> None:
     console.print(f"\n{results.machine.name}; {results.date}; {_versions(results)}")
     if results.toy:
         _print_toy(console)
+
+
+def print_model_report(results: "ModelResults", console: Console) -> None:
+    """Tokens a second of both models, where the time of a generated token goes, then the machine."""
+    table = _new_table("tokens a second", "ours", "transformers", "ratio", "of the fastest rounds")
+    behind = f"generation behind {results.num_cached:,} tokens"
+    for name, rates in (("training", results.training), (behind, results.generation)):
+        ratios = [f"{ratio:.2f}x" for ratio in (rates.ratio, rates.ratio_of_fastest)]
+        table.add_row(name, f"{rates.ours:,.0f}", f"{rates.transformers:,.0f}", *ratios)
+    console.print(table)
+    console.print(f"{results.config}, {results.num_parameters:,} parameters, as {results.family} in transformers.")
+    console.print("ratio: how many times as fast ours is, the median of rounds in which both take turns.")
+    shares = ", ".join(f"{part} {share:.0%}" for part, share in results.generation_shares.items())
+    console.print(f"a generated token of ours: {shares}.")
+    machine = results.machine
+    console.print(f"\n{machine.name}, {machine.threads} threads, {machine.instructions}; {results.date}")
+    console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
 
 
 def _new_table(first: str, *others: str) -> Table:

@@ -24,7 +24,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder for the file of result
 
 @app.callback(invoke_without_command=True)
 def _help(context: typer.Context) -> None:
-    """Time the decode kernel, or a whole layer, on this machine, beside others and the limit."""
+    """Time the decode kernel, a whole layer or a whole model on this machine, beside others."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -157,3 +157,24 @@ def bench_load() -> None:
         f"weights {size(found.weights)}, largest tensor {size(found.largest_tensor)}, peak {size(found.peak)}: "
         f"without the largest tensor {found.share:.2f} of the weights"
     )
+
+
+@app.command("model")
+def bench_model(
+    config: Annotated[Path, typer.Argument(help="YAML of a training run: see configs/.")] = Path(
+        "configs/mla-moe.yaml"
+    ),
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
+    results: Folder = None,
+) -> None:
+    """Time training and generation of a whole model on the CPU, beside the same model of transformers."""
+    need_torch()
+    _check_options(None, results)
+    from mla_edu.bench import model
+    from mla_edu.bench.report import print_model_report
+
+    found = model.run(config, threads=threads)
+    console = _wide_console()
+    print_model_report(found, console)
+    if results is not None:
+        console.print(f"written to {found.write(results)}")

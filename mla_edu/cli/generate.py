@@ -47,19 +47,24 @@ def generate(
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     asked = read_prompts(prompts, params) if prompts else []
     chosen = chosen_device(device)
+    if (folder / "state.safetensors").is_file():
+        raise ValueError(f"{folder} is the folder of a training run; expected a model, such as its model-N")
     model = load_model(folder, device=chosen, mtp=speculate == "mtp")
     text = Tokens(folder, model.config.vocab_size)
     stops = {"stop_tokens": tuple(sorted(text.stop_tokens))}
     known = [(text.encode(prompt), params)] if prompt is not None else [(text.encode(one.prompt), one) for one in asked]
     pages = sorted(-(-(len(tokens) + one.max_new_tokens) // PAGE_SIZE) for tokens, one in known)
-    engine = Engine(
-        model,
-        num_pages=sum(pages[-MOST_AT_ONCE:]),
-        page_size=PAGE_SIZE,
-        mla=mla,
-        drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
-        share_prefixes=None if prefix_cache else False,
-    )
+    try:
+        engine = Engine(
+            model,
+            num_pages=sum(pages[-MOST_AT_ONCE:]),
+            page_size=PAGE_SIZE,
+            mla=mla,
+            drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
+            share_prefixes=None if prefix_cache else False,
+        )
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # of memory, or a number it cannot hold
+        raise ValueError(f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory") from error
     requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]
     start = time.perf_counter()
     if prompt is not None:

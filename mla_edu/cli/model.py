@@ -1,24 +1,28 @@
 """``mla-edu train``. Nothing heavy is imported before a command runs."""
 
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mla_edu.cli.bench import need_torch
+from mla_edu.words import duration
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML with the model and how it learns: see configs/.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and model.")],
-    steps: Annotated[int | None, typer.Option(help="Instead of the file's num_steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Instead of the file's num_steps.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
     """Train a model that a YAML file describes; Ctrl-C saves, --resume goes on."""
     need_torch()
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from mla_edu.models import save_model
     from mla_edu.train.run import train_into
     from mla_edu.train.settings import RunConfig, TrainConfig
@@ -27,20 +31,20 @@ def train(
     if steps is not None:
         learning = TrainConfig(**settings.train.model_dump() | {"num_steps": steps})
         settings = RunConfig(model=settings.model, train=learning)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[words]}"), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=settings.train.num_steps, words="")
+    with _progress(settings.train.num_steps) as show:
 
-        def note(line: dict[str, float]) -> None:
+        def note(line: dict[str, Any]) -> None:
             words = f"{line['bits_per_byte']:.3f} bits per byte, {line['tokens_per_second']:,.0f} tokens a second"
-            progress.update(task, completed=line["step"], words=words)
+            show(line["step"], words)
 
-        stages = train_into(out, settings, resume=resume, device=chosen_device(device), note=note)
-        run = next(stages)
-        progress.update(task, completed=run.step)
+        stages = train_into(out, settings, resume=resume, device=chosen_device(device), note=note, choice=_say_threads)
         next(stages)
+        run = next(stages)
     if run.step < settings.train.num_steps:
-        typer.echo(f"stopped after step {run.step}; to go on: mla-edu train {config} --out {out} --resume")
+        again = ["mla-edu", "train", str(config), "--out", str(out), "--resume"]
+        again += [] if steps is None else ["--steps", str(steps)]
+        again += [] if device is None else ["--device", device]
+        typer.echo(f"stopped after step {run.step}; to go on: {shlex.join(again)}")
         return
     target = out / f"model-{run.step}"
     kind = "already there" if target.exists() else save_model(run.model, target)
@@ -48,13 +52,39 @@ def train(
     typer.echo(f"{target} ({kind}): {loss / 0.6931471805599453:.3f} bits per byte on text that it has not seen")
 
 
+def _say_threads(threads: int, seconds: dict[int, float]) -> None:
+    """Which number of threads was faster."""
+    taken = ", ".join(f"{duration(1e6 * each)} with {number}" for number, each in sorted(seconds.items()))
+    typer.echo(f"threads: {threads} (a step takes {taken})")
+
+
+@contextmanager
+def _progress(num_steps: int) -> Iterator[Callable[[int, str], None]]:
+    """One live line on a terminal; elsewhere, and in a notebook, a line for each tenth of the steps."""
+    if sys.stdout.isatty() and "JPY_PARENT_PID" not in os.environ:  # a notebook's commands believe they have a terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[words]}"), TimeRemainingColumn())
+        with Progress(*columns) as progress:
+            task = progress.add_task("", total=num_steps, words="")
+            yield lambda step, words: progress.update(task, completed=step, words=words)
+        return
+
+    def show(step: int, words: str) -> None:
+        if 10 * step // num_steps > 10 * (step - 1) // num_steps:
+            typer.echo(f"step {step} of {num_steps}: {words}")
+
+    yield show
+
+
 def chosen_device(name: str | None) -> str:
     """A device that is there."""
     import torch
 
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
     try:
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device is {chosen!r}; expected one that is there: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"--device is {chosen!r}; expected one that is there: {reason}") from None
     return chosen

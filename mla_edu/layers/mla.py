@@ -156,11 +156,11 @@ class MultiHeadLatentAttention(nn.Module):
         self, q_nope: Float[Tensor, "batch seq heads nope"], q_pe: Float[Tensor, "batch seq heads rope"]
     ) -> Float[Tensor, "batch seq heads row"]:
         """Queries through W_UK into the space of the latents, the rotary part behind: as cache rows lie."""
-        return torch.cat((torch.einsum("bshn,hnc->bshc", q_nope, self._up()[0]), q_pe), dim=-1)
+        return torch.cat((_head_by_head(q_nope, self._up()[0]), q_pe), dim=-1)
 
     def output(self, latent: Float[Tensor, "batch seq heads kv_lora_rank"]) -> Float[Tensor, "batch seq hidden"]:
         """Results of attention over latents, through W_UV and W_O."""
-        return self._project(torch.einsum("bshc,hvc->bshv", latent, self._up()[1]))
+        return self._project(_head_by_head(latent, self._up()[1].mT))
 
     def _project(self, heads: Float[Tensor, "batch seq heads v_dim"]) -> Float[Tensor, "batch seq hidden"]:
         out: Tensor = self.o_proj(heads.flatten(2))
@@ -200,3 +200,11 @@ class MultiHeadLatentAttention(nn.Module):
             k, v = self.keys_values(some)
             parts.append(partial_attention(q, k, v, sm_scale=self.sm_scale, mask=seen))
         return merge(parts)[0].to(q.dtype)
+
+
+def _head_by_head(
+    x: Float[Tensor, "batch seq heads width"], matrices: Float[Tensor, "heads width out"]
+) -> Float[Tensor, "batch seq heads out"]:
+    """Each head's part through a matrix of its own."""
+    out: Tensor = torch.bmm(x.flatten(0, 1).transpose(0, 1), matrices).transpose(0, 1).unflatten(0, x.shape[:2])
+    return out

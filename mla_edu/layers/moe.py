@@ -94,7 +94,9 @@ class Router(nn.Module):
         """The experts of each token."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         bias = self.e_score_correction_bias
-        return route(linear(x.to(dtype), self.weight.to(dtype)), self.config, None if bias is None else bias.to(dtype))
+        with torch.autocast(x.device.type, enabled=False):  # which would take the product in 16 bits all the same
+            logits = linear(x.to(dtype), self.weight.to(dtype))
+        return route(logits, self.config, None if bias is None else bias.to(dtype))
 
     @torch.no_grad()
     def balance(self, load: Int[Tensor, " experts"], rate: float) -> None:

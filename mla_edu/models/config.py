@@ -26,7 +26,7 @@ class ModelConfig(Checked):
 
     vocab_size: PositiveInt  # tokens; 256 for bytes
     hidden_size: PositiveInt  # width of the residual stream; the parts below need not repeat it
-    layers: tuple[Mixer, ...] = Field(min_length=1)  # what mixes the tokens in each layer
+    layers: tuple[Mixer, ...]  # what mixes the tokens in each layer
     feed_forward: tuple[FeedForward, ...] = Field(
         default=(), validate_default=True
     )  # what follows in each; () is dense
@@ -51,6 +51,13 @@ class ModelConfig(Checked):
         shared = {"hidden_size": values["hidden_size"]}
         parts = {name: shared | values[name] for name in PARTS if isinstance(values.get(name), Mapping)}
         return values | parts
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, kinds: tuple[Mixer, ...]) -> tuple[Mixer, ...]:
+        if not kinds:
+            raise ValueError("expected at least one layer")
+        return kinds
 
     @field_validator("feed_forward")
     @classmethod
@@ -128,6 +135,9 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is not YAML, or no mapping of names to values.
     """
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "is not there"
+        raise FileNotFoundError(f"{path} {what}; expected a YAML file")
     try:
         values = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -73,9 +73,8 @@ class DecoderLayer(nn.Module):
                 with cache.table.turn(step):
                     outputs.append(mixer(group.unflatten(0, (len(step.sequences), step.num_new)), cache).flatten(0, 1))
             mixed = torch.cat(outputs)[None]
-        x = x + self.residual_scale * mixed
-        out: Tensor = x + self.residual_scale * self.mlp(self.post_attention_layernorm(x))
-        return out
+        x = torch.add(x, mixed, alpha=self.residual_scale)
+        return torch.add(x, self.mlp(self.post_attention_layernorm(x)), alpha=self.residual_scale)
 
 
 class Decoder(nn.Module):

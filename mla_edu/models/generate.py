@@ -1,5 +1,6 @@
 """Writing with a model: token after token, through its cache."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
@@ -39,8 +40,10 @@ def generate(
             prompt and new tokens do not fit into the cache. Before anything is computed.
     """
     check_integer("max_new_tokens", max_new_tokens, lowest=0)
-    if not temperature >= 0:
-        raise ValueError(f"temperature is {temperature}; expected at least 0")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; expected at least 0, and finite")
+    if seed is not None:
+        check_integer("seed", seed, 0, 2**63 - 1)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; expected more than 0 and at most 1")
     vocab_size = model.config.vocab_size
@@ -91,7 +94,13 @@ def choose(
         temperature: what they are divided by.
         top_p: drawn from as few tokens as have this probability together (Holtzman et al. 2019).
         generator: of the draw; None for torch's own.
+
+    Raises:
+        ValueError: a logit is not finite.
     """
+    largest = logits.max().item()
+    if not math.isfinite(largest):
+        raise ValueError(f"the largest logit is {largest}; expected a finite one: a weight may be damaged")
     if temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial(probabilities(logits, temperature, top_p), 1, generator=generator))

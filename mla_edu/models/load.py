@@ -102,10 +102,13 @@ def load_model(
     folder = Path(folder)
     hf = read_hf_config(folder)
     values = {name: value for name, value in hf.items() if name not in ("model_type", "dtype")}
-    if hf["model_type"] == OURS:
-        config = ModelConfig(**values if mtp else values | {"num_mtp_layers": 0})
-    else:
-        config = ModelConfig.from_hf(hf, mtp=mtp)
+    try:
+        if hf["model_type"] == OURS:
+            config = ModelConfig(**values if mtp else values | {"num_mtp_layers": 0})
+        else:
+            config = ModelConfig.from_hf(hf, mtp=mtp)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
     checkpoint = Checkpoint(folder, hf.get("quantization_config"))
     further = f"model.layers.{len(config.layers)}."
     if mtp and not (config.num_mtp_layers and any(name.startswith(further) for name in checkpoint.places)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mla_edu.hf.config_file import read_json_object
+from mla_edu.validation import check_integer
 
 
 class Tokens:
@@ -23,7 +24,7 @@ class Tokens:
         stop_tokens: that end a text, as ``config.json`` names them.
 
     Raises:
-        ValueError: there is no tokenizer, or it is not one.
+        ValueError: there is no tokenizer, or it is not one, or a token that ends a text is no integer.
         ImportError: ``tokenizers`` is not installed.
     """
 
@@ -43,6 +44,8 @@ class Tokens:
             raise ValueError(f"{path}: no such file; expected it, since the model has {vocab_size:,} tokens, not bytes")
         config = read_json_object(Path(folder) / "config.json", "a config.json")
         ends, options = config.get("eos_token_id"), Path(folder) / "tokenizer_config.json"
+        for end in ends if isinstance(ends, list) else [] if ends is None else [ends]:
+            check_integer(f"{folder}: eos_token_id", end, 0)
         adds = options.is_file() and read_json_object(options, "a tokenizer_config.json").get("add_bos_token")
         first = config.get("bos_token_id")
         self._first: list[int] = [first] if adds is True and isinstance(first, int) else []

@@ -158,10 +158,10 @@ def rotate(
     batch, seq = x.shape[:2]
     if positions.shape not in ((batch, seq), (1, seq)):
         raise ValueError(f"positions has shape {list(positions.shape)}; expected [{batch}, {seq}] or [1, {seq}]")
-    angles = positions.to(torch.float64)[..., None] * frequencies.to(positions.device)
-    cos, sin = angles.cos().to(x.dtype)[:, :, None], angles.sin().to(x.dtype)[:, :, None]  # [batch or 1, seq, 1, pairs]
+    angles = positions[..., None, None] * frequencies.to(positions.device)  # [batch or 1, seq, 1, pairs]
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     if pairing == "halves":
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    first, second = x[..., 0::2], x[..., 1::2]
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)

@@ -55,8 +55,8 @@ def attention(
         ValueError: ``kv_heads`` does not divide ``heads``.
     """
     scores, values = _scores_and_values(q, k, v, sm_scale, mask)
-    out = torch.einsum("bgrst,btgd->bsgrd", scores.softmax(dim=-1), values)
-    return out.flatten(2, 3).to(q.dtype)
+    out = torch.bmm(scores.softmax(dim=-1), values)
+    return out.view(*q.transpose(1, 2).shape[:3], -1).transpose(1, 2).to(q.dtype)
 
 
 def partial_attention(
@@ -72,10 +72,11 @@ def partial_attention(
     A query that sees none of them gets 0 and -inf.
     """
     scores, values = _scores_and_values(q, k, v, sm_scale, mask)
-    lse = scores.logsumexp(dim=-1)  # [batch, kv_heads, heads / kv_heads, queries]
+    lse = scores.logsumexp(dim=-1)
     weights = torch.exp(scores - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
-    out = torch.einsum("bgrst,btgd->bsgrd", weights, values)
-    return out.flatten(2, 3), lse.flatten(1, 2).mT
+    rows = q.transpose(1, 2).shape[:3]
+    out = torch.bmm(weights, values).view(*rows, -1)
+    return out.transpose(1, 2), lse.view(rows).transpose(1, 2)
 
 
 def merge(
@@ -94,11 +95,14 @@ def merge(
 
 def _scores_and_values(
     q: Tensor, k: Tensor, v: Tensor, sm_scale: float, mask: Tensor
-) -> tuple[Float[Tensor, "batch kv_heads group queries keys"], Tensor]:
-    heads, kv_heads = q.shape[2], k.shape[2]
+) -> tuple[Float[Tensor, "batch_kv_heads group_queries keys"], Float[Tensor, "batch_kv_heads keys v_dim"]]:
+    """For each key/value head the scores of its group's queries, which stand below each other, and its values."""
+    (batch, num_queries, heads, qk_dim), kv_heads = q.shape, k.shape[2]
     if heads % kv_heads:
         raise ValueError(f"k has {kv_heads} heads; expected a divisor of the {heads} heads of q")
     dtype = torch.promote_types(q.dtype, torch.float32)
-    grouped = q.to(dtype).unflatten(2, (kv_heads, heads // kv_heads))
-    scores = torch.einsum("bsgrd,btgd->bgrst", grouped, k.to(dtype)) * sm_scale
-    return scores.masked_fill(~mask, float("-inf")), v.to(dtype)
+    group = heads // kv_heads
+    queries = (q.to(dtype) * sm_scale).transpose(1, 2).reshape(batch * kv_heads, group * num_queries, qk_dim)
+    keys, values = (x.to(dtype).transpose(1, 2).flatten(0, 1) for x in (k, v))
+    unseen = torch.zeros(mask.shape, dtype=dtype, device=q.device).masked_fill(~mask, float("-inf")).repeat(group, 1)
+    return torch.baddbmm(unseen.expand(batch * kv_heads, -1, -1), queries, keys.mT), values

@@ -42,7 +42,7 @@ def standard_library(folder: str | Path | None = None) -> Corpus:
 
 
 def text_files(places: Sequence[str | Path]) -> Corpus:
-    """Files of any text, and all files of folders; about a tenth for validation.
+    """Files of any text, and all files of folders; about a tenth for validation, wherever the folders lie.
 
     Args:
         places: files or folders.
@@ -51,11 +51,12 @@ def text_files(places: Sequence[str | Path]) -> Corpus:
         FileNotFoundError: a place does not exist, or there are fewer than two files, or all are on one side.
     """
     paths: dict[str, Path] = {}
-    for place in map(Path, places):
-        if not place.exists():
-            raise FileNotFoundError(f"text: {place}: no such file or folder")
-        inside = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
-        paths |= {path.as_posix(): path for path in inside}
+    for number, place in enumerate(map(Path, places)):
+        if not place.exists() or not str(places[number]):
+            raise FileNotFoundError(f"text: {str(places[number])!r}: no such file or folder")
+        folder = place if place.is_dir() else place.parent
+        inside = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
+        paths |= {f"{number}/{path.relative_to(folder).as_posix()}": path for path in inside}
     wanted = "expected enough for a tenth to be kept for validation, ten or more"
     return _corpus(paths, f"text: {len(paths)} files in {', '.join(map(str, places))}; {wanted}")
 

@@ -94,3 +94,20 @@ def _of_heads(heads: int, *widths: int) -> Split:
 
 def _halves(stack: Tensor) -> Sequence[Tensor]:
     return stack.chunk(2, dim=1)
+
+
+def optimizers_of(model: nn.Module, muon_rate: float, adam_rate: float) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices within the layers, AdamW for embedding, head, routers, norms and what is no matrix."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        by_adamw = weight.ndim < 2 or name.endswith(("gate.weight", "conv1d.weight"))
+        (matrices if name.startswith(("layers.", "mtp.")) and not by_adamw else others).append(weight)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "muon": Muon(matrices, lr=muon_rate, splits=fused_maps(model)),
+        "adamw": torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    }
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers

@@ -21,10 +21,20 @@ from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
 from mla_edu.train.corpus import Corpus, standard_library, text_files
 from mla_edu.train.loop import draw_windows
-from mla_edu.train.muon import Muon, fused_maps
+from mla_edu.train.muon import optimizers_of
 from mla_edu.train.scores import LargestScore
 from mla_edu.train.settings import RunConfig
-from mla_edu.train.state import STATE, load_state, locked, read_facts, save_state
+from mla_edu.train.state import (
+    STATE,
+    check_folder,
+    check_same_run,
+    keep_log,
+    load_state,
+    locked,
+    read_facts,
+    save_state,
+)
+from mla_edu.train.threads import TIMED_STEPS, thread_count, time_threads
 
 CONFIG, LOG = "config.json", "log.jsonl"
 Line = dict[str, Any]
@@ -34,7 +44,7 @@ class Run:
     """A model on its way, step by step.
 
     The text that a step sees is a function of seed and step alone, so a run that goes on where another stopped does
-    what one run would have done: bit for bit on a CPU with the same number of threads.
+    what one run would have done: bit for bit on a CPU with the same number of threads, which a checkpoint remembers.
 
     Args:
         config: the model, and how it learns.
@@ -42,6 +52,8 @@ class Run:
 
     Attributes:
         step: steps taken.
+        mixed: whether products are taken in bf16: on a GPU. The weights stay float32.
+        threads: of torch, with which ``train_into`` trains.
 
     Raises:
         FileNotFoundError: a text is missing.
@@ -54,14 +66,18 @@ class Run:
         if config.model.vocab_size < 256:
             raise ValueError(f"model.vocab_size is {config.model.vocab_size}; expected at least 256, one for each byte")
         self.corpus: Corpus = text_files(train.text) if train.text else standard_library()
-        if len(self.corpus.train) <= train.seq_len:
-            raise ValueError(
-                f"the text has {len(self.corpus.train)} bytes; expected more than seq_len, {train.seq_len}"
-            )
-        self.model = Decoder(config.model, seed=train.seed, device=device)
-        self.optimizers = _optimizers(self.model, train.muon_rate, train.adam_rate)
+        for part, tokens in (("text", self.corpus.train), ("text for validation", self.corpus.validation)):
+            if len(tokens) <= train.seq_len:
+                raise ValueError(f"the {part} has {len(tokens)} bytes; expected more than seq_len, {train.seq_len}")
+        try:
+            self.model = Decoder(config.model, seed=train.seed, device=device)
+        except (RuntimeError, TypeError) as error:  # torch, of memory or of a number that it cannot hold
+            raise ValueError(f"model has sizes for which there is no memory: {_first_line(error)}") from error
+        self.optimizers = optimizers_of(self.model, train.muon_rate, train.adam_rate)
         self.experts = [module for module in self.model.modules() if isinstance(module, MixtureOfExperts)]
         self.step = 0
+        self.mixed = self.model.embed_tokens.weight.device.type == "cuda"
+        self.threads = train.threads or torch.get_num_threads()
         self._fixed = {
             "active_parameters": active_parameters(config.model, self.model),
             "cache_bytes_per_token": cache_bytes_per_token(config.model),
@@ -70,14 +86,7 @@ class Run:
     def advance(self) -> Line:
         """Take one step; returns its line of the log."""
         train, start = self.config.train, time.perf_counter()
-        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.step)
-        windows = draw_windows(self.corpus.train, train.batch_size, train.seq_len, generator)
-        windows = windows.to(self.model.embed_tokens.weight.device)
-        self.model.zero_grad()
-        with LargestScore(self.model) as largest:
-            loss, balance, further = self._loss(windows)
-        total = loss + train.balance_loss * balance if self.experts else loss
-        (total if further is None else total + train.mtp_weight * further).backward()
+        loss, further, largest_score = self._gradients()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not math.isfinite(norm):
             raise ValueError(f"step {self.step}: the gradient is {norm.item()}; expected a finite one: lower the rates")
@@ -97,10 +106,53 @@ class Run:
             "learning_rate": train.muon_rate * factor,
             "gradient_norm": norm.item(),
             "tokens_per_second": train.batch_size * train.seq_len / seconds,
-            "largest_score": largest.value,
+            "largest_score": largest_score,
             **({"expert_load": max(loads)} if loads else {}),
             **self._fixed,
         }
+
+    def _gradients(self) -> tuple[Tensor, Tensor | None, float]:
+        """Those of the next step, in the weights' ``grad``; returns its loss, the MTP loss and its largest score."""
+        train = self.config.train
+        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + self.step)
+        windows = draw_windows(self.corpus.train, train.batch_size, train.seq_len, generator)
+        self.model.zero_grad()
+        with LargestScore(self.model) as largest:
+            loss, balance, further = self._loss(windows.to(self.model.embed_tokens.weight.device))
+        total = loss + train.balance_loss * balance if self.experts else loss
+        (total if further is None else total + train.mtp_weight * further).backward()
+        return loss, further, largest.value
+
+    def rehearse(self) -> None:
+        """Compute the gradients of the next step and throw them away: what cannot be trained shows at once.
+
+        Raises:
+            ValueError: there is no memory for a step.
+        """
+        train = self.config.train
+        try:
+            self._gradients()
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"batch_size is {train.batch_size} and seq_len {train.seq_len}; expected a step for which there is "
+                f"memory: {_first_line(error)}"
+            ) from error
+        self.model.zero_grad()
+
+    def choose_threads(self) -> dict[int, float]:
+        """Set ``threads`` where the configuration does not: torch's own number or one, whichever is faster.
+
+        Gradients are computed and thrown away: no weight moves, and each step draws what it would have drawn.
+
+        Returns:
+            The seconds of a step with each number of threads; empty where there is nothing to choose.
+        """
+        own, train = torch.get_num_threads(), self.config.train
+        if train.threads or own == 1 or self.model.embed_tokens.weight.device.type != "cpu":
+            return {}
+        found = time_threads(self._gradients, (own, 1), min(TIMED_STEPS, train.num_steps))
+        self.threads = min(found, key=lambda number: found[number])
+        return found
 
     def _loss(self, windows: Int[Tensor, "batch window"]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Cross-entropy in nats, how uneven the experts are used, 1 where they are used evenly, and the MTP loss.
@@ -108,8 +160,8 @@ class Run:
         The last is the mean cross-entropy of tokens i + 2, from the hidden states of tokens i and from tokens i + 1
         (DeepSeek-V3 report, eq. 21 to 24); None where the model has no module for it.
         """
-        on_gpu, model, guesses = windows.device.type == "cuda", self.model, None
-        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=on_gpu):
+        model, guesses = self.model, None
+        with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=self.mixed):
             hidden_states = model.hidden_states(windows[:, :-1])
             logits = model.logits(hidden_states)
             if model.mtp is not None:
@@ -141,13 +193,27 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says of the run beside its tensors."""
         config = self.config.model_dump(mode="json")
-        return {"step": self.step, "config": config, "corpus_sha256": self.corpus.sha256, "torch": torch.__version__}
+        return {
+            "step": self.step,
+            "threads": self.threads,
+            "config": config,
+            "corpus_sha256": self.corpus.sha256,
+            "torch": torch.__version__,
+        }
 
 
 def train_into(
-    folder: Path, config: RunConfig, *, resume: bool, device: torch.device | str | None, note: Callable[[Line], None]
+    folder: Path,
+    config: RunConfig,
+    *,
+    resume: bool,
+    device: torch.device | str | None,
+    note: Callable[[Line], None],
+    choice: Callable[[int, dict[int, float]], None] | None = None,
 ) -> Iterator[Run]:
     """Train into a folder: yields the run before its first step and after its last.
+
+    A new run trains with the number of threads that is faster, one that goes on with the number that it began with.
 
     Args:
         folder: gets ``state.safetensors``, the log ``log.jsonl`` and ``config.json``.
@@ -155,25 +221,32 @@ def train_into(
         resume: go on with the run in the folder.
         device: where.
         note: gets each line of the log.
+        choice: gets the number of threads, where it was chosen, and the seconds of a step with each.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not asked, or another process trains into it.
         FileNotFoundError: there is nothing to resume.
+        OSError: the folder cannot be written to.
         ValueError: the run in the folder is of another configuration or another text.
     """
     state = folder / STATE
+    check_folder(folder)
     if resume and not state.is_file():
         raise FileNotFoundError(f"--resume: {state} is not there; expected the checkpoint of a run")
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)
-    with locked(folder):
+    run.rehearse()
+    seconds = {} if resume else run.choose_threads()
+    if choice and seconds:
+        choice(run.threads, seconds)
+    with locked(folder), _interrupt() as asked:
         if resume:
             _continue(run, state)
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-        _keep_log(folder / LOG, run.step)
+        keep_log(folder / LOG, run.step)
         yield run
-        with (folder / LOG).open("a") as log, _interrupt() as asked:
+        with (folder / LOG).open("a") as log, thread_count(run.threads):
             while run.step < config.train.num_steps and not asked.is_set():
                 line = run.advance()
                 log.write(json.dumps(line) + "\n")
@@ -184,6 +257,10 @@ def train_into(
             log.flush()
             save_state(state, run.model, run.optimizers, run.facts())
         yield run
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 @contextmanager
@@ -204,38 +281,9 @@ def _interrupt() -> Iterator[threading.Event]:
 
 def _continue(run: Run, state: Path) -> None:
     facts = read_facts(state)
-    mine = run.facts()
-    for key, what in (("corpus_sha256", "text"), ("config", "configuration")):
-        old, new = facts[key], mine[key]
-        if key == "config":
-            old, new = ({**each, "train": {**each["train"], "num_steps": None}} for each in (old, new))
-        if old != new:
-            raise ValueError(f"--resume: the run in {state.parent} is of another {what}; expected the same")
+    check_same_run(facts, run.facts(), state.parent)
     load_state(state, run.model, run.optimizers)
-    run.step = facts["step"]
-
-
-def _keep_log(path: Path, step: int) -> None:
-    """Cut off what a run that stopped had logged past its last checkpoint."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    path.write_text("".join(line for line in lines[:step] if line.endswith("\n")))
-
-
-def _optimizers(model: Decoder, muon_rate: float, adam_rate: float) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the matrices within the layers, AdamW for embedding, head, routers, norms and what is no matrix."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, weight in model.named_parameters():
-        by_adamw = weight.ndim < 2 or name.endswith(("gate.weight", "conv1d.weight"))
-        (matrices if name.startswith(("layers.", "mtp.")) and not by_adamw else others).append(weight)
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "muon": Muon(matrices, lr=muon_rate, splits=fused_maps(model)),
-        "adamw": torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    }
-    for optimizer in optimizers.values():
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers
+    run.step, run.threads = facts["step"], facts["threads"]
 
 
 def active_parameters(config: ModelConfig, model: Decoder) -> int:

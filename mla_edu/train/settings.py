@@ -1,9 +1,9 @@
 """A training run in numbers, as its YAML file gives them: the model, the text, and how it learns."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mla_edu.models.config import ModelConfig, read_mapping
 from mla_edu.validation import Checked, NonNegativeInt, NonNegativeNumber, PositiveInt, PositiveNumber
@@ -29,7 +29,10 @@ class TrainConfig(Checked):
     mtp_weight: NonNegativeNumber = 0.3  # factor of the loss one token further (V3 report, sec. 4.2: 0.3, at last 0.1)
     text: tuple[str, ...] = ()  # files or folders of text; none named: Python's standard library
     save_every: PositiveInt = 100  # steps between two checkpoints
-    seed: NonNegativeInt = 0  # of the weights and of the order of the text
+    threads: Annotated[PositiveInt, Field(le=256)] | None = (
+        None  # of torch on a processor; None: its own number or one, whichever is faster
+    )
+    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0  # of the weights and of the order of the text
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "TrainConfig":

@@ -102,3 +102,18 @@ def test_a_cache_that_is_too_small_is_refused_before_anything_is_computed(model)
         generate(model, PROMPT, max_new_tokens=5, cache=cache)
     assert cache.length == 0
     assert len(list(generate(model, PROMPT, max_new_tokens=4, cache=cache))) == 4
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_logits_that_are_no_numbers_are_one_error(temperature):
+    broken = randomize(Decoder(CONFIG, dtype=torch.float64))
+    with torch.no_grad():
+        broken.lm_head.weight[7, 0] = torch.nan
+    with pytest.raises(ValueError, match="the largest logit is nan; expected a finite one: a weight may be damaged"):
+        next(generate(broken, PROMPT, temperature=temperature))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 0.5])
+def test_a_seed_out_of_range(model, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}; expected an integer from 0 to"):
+        generate(model, PROMPT, seed=seed)

@@ -45,7 +45,7 @@ def test_yaml_is_read_and_parts_have_the_width_of_the_model(read):
         ("vocab_size: 256", "", "vocab_size: missing"),
         ("vocab_size: 256", "vocab_size: many", "vocab_size is 'many'; expected a valid integer"),
         ("vocab_size: 256", "vocab_size: 0", "vocab_size is 0; expected greater than 0"),
-        ("layers: [mla, mla]", "layers: []", "layers is .*at least 1 item"),
+        ("layers: [mla, mla]", "layers: []", "layers is .*expected at least one layer"),
         ("layers: [mla, mla]", "layers: [mla, rwkv]", "layers.1 is 'rwkv'; expected 'gqa', 'mla' or 'mamba2'"),
         ("layers: [mla, mla]", "layers: [mla, gqa]", "gqa is not given; expected its numbers, since a layer has it"),
         ("feed_forward: [dense, moe]", "feed_forward: [moe]", "expected one for each of the 2 layers, 1 were given"),

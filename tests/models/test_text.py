@@ -74,3 +74,10 @@ def test_a_broken_tokenizer_is_said(folder):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="tokenizer.json is not a tokenizer"):
         Tokens(folder, 256)
+
+
+@pytest.mark.parametrize("end", ["x", 1.5, [3, None], -1])
+def test_an_end_that_is_no_token_is_refused(folder, end):
+    (folder / "config.json").write_text(json.dumps({"model_type": "x", "eos_token_id": end}))
+    with pytest.raises(ValueError, match="eos_token_id is .*; expected an integer of at least 0"):
+        Tokens(folder, 256)

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from mla_edu.train.corpus import standard_library
+from mla_edu.train.corpus import standard_library, text_files
 
 
 @pytest.fixture
@@ -50,3 +50,14 @@ def test_running_python_has_a_library_large_enough_to_learn_from():
     corpus = standard_library()
     assert len(corpus.train) > 3_000_000
     assert 0.03 < len(corpus.validation) / len(corpus.train) < 0.3
+
+
+def test_the_split_of_a_folder_moves_with_it(library, tmp_path):
+    before = text_files([library])
+    moved = library.rename(tmp_path.parent / f"{tmp_path.name}-moved")
+    after = text_files([moved])
+    assert text(after.validation) == text(before.validation) and after.sha256 == before.sha256
+
+
+def test_files_of_one_name_in_two_folders_both_count(library, tmp_path):
+    assert text_files([library, str(library)]).num_files == 2 * text_files([library]).num_files
