@@ -18,6 +18,8 @@ class KeysAndValues(LayerCache):
     ``num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim + v_head_dim)``.
     """
 
+    config: GQAConfig | MLAConfig
+
     def __init__(self, config: GQAConfig | MLAConfig, table: SequenceTable, dtype: torch.dtype):
         self.config = config
         if isinstance(config, MLAConfig):

@@ -19,6 +19,8 @@ from mla_edu.ops.latent import latent_attention
 class Latents(LayerCache):
     """What ``LatentCache`` and ``PagedLatentCache`` share: a row per token, ``c_kv``, then ``k_pe``."""
 
+    config: MLAConfig
+
     def __init__(self, config: MLAConfig, table: SequenceTable, memory: Tensor):
         self.config = config
         super().__init__(table, memory)

@@ -8,15 +8,19 @@ from torch import Tensor
 
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable, Step
+from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
 
 
 class LayerCache:
     """What one layer keeps of the tokens of a table's sequences.
 
     Attributes:
+        config: of the layer that fills it.
         table: which tokens there are, and where; other layers may share it.
         memory: the tensors that hold them, each ``[*table.memory_shape, ...]``.
     """
+
+    config: GQAConfig | MLAConfig | Mamba2Config
 
     def __init__(self, table: SequenceTable, *memory: Tensor):
         self.table = table

@@ -24,6 +24,8 @@ class StateCache(LayerCache):
         TypeError: ``config`` is not a ``Mamba2Config``.
     """
 
+    config: Mamba2Config
+
     def __init__(self, config: Mamba2Config, table: SequenceTable, dtype: torch.dtype = torch.bfloat16):
         check_config(config, Mamba2Config)
         device, wide = table.seq_lens.device, torch.promote_types(dtype, torch.float32)

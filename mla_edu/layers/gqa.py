@@ -63,7 +63,7 @@ class GroupedQueryAttention(nn.Module):
                 the rotary scaling; the cache is left as it was.
         """
         check_hidden_states(hidden_states, self.config.hidden_size, self.q_proj.weight.dtype)
-        with step_of(cache, hidden_states, (KVCache, PagedKVCache)) as (positions, end):
+        with step_of(cache, hidden_states, (KVCache, PagedKVCache), self.config) as (positions, end):
             check_positions(end, self.config.rope_scaling)
             q, k, v = self.queries_keys_values(hidden_states, positions)
             if cache is None:

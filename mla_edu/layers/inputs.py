@@ -21,7 +21,7 @@ def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dt
 
 @contextmanager
 def step_of(
-    cache: LayerCache | None, hidden_states: Tensor, kinds: tuple[type[LayerCache], ...]
+    cache: LayerCache | None, hidden_states: Tensor, kinds: tuple[type[LayerCache], ...], config: object
 ) -> Iterator[tuple[Int[Tensor, "batch_or_1 seq"], int]]:
     """The step that new tokens make in a cache, or take part in: their positions, and the longest sequence after it.
 
@@ -29,9 +29,10 @@ def step_of(
         cache: None for tokens that nothing precedes.
         hidden_states: ``[batch, seq, hidden]``, the new tokens.
         kinds: of caches that the layer can fill.
+        config: of the layer.
 
     Raises:
-        TypeError: the cache is of another kind.
+        TypeError: the cache is of another kind, or for a layer of another kind.
         ValueError: the batch, the dtype or the device is not the cache's, or there is no room.
     """
     batch, seq, _ = hidden_states.shape
@@ -41,6 +42,9 @@ def step_of(
     if not isinstance(cache, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"cache is a {type(cache).__name__}; expected a {expected}")
+    if type(cache.config) is not type(config):
+        made, own = type(cache.config).__name__, type(config).__name__
+        raise TypeError(f"cache is a {type(cache).__name__} for a {made}; expected one for a {own}")
     cache.check(hidden_states.dtype, hidden_states.device)
     with cache.step(seq) as step:
         if batch != len(step.sequences):

@@ -86,7 +86,7 @@ class Mamba2(nn.Module):
         """
         config = self.config
         check_hidden_states(hidden_states, config.hidden_size, self.out_proj.weight.dtype)
-        with step_of(cache, hidden_states, (StateCache,)):
+        with step_of(cache, hidden_states, (StateCache,), self.config):
             dtype = torch.promote_types(hidden_states.dtype, torch.float32)
             batch, seq, _ = hidden_states.shape
             if cache is None:

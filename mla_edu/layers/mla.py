@@ -94,7 +94,7 @@ class MultiHeadLatentAttention(nn.Module):
         if mode not in get_args(Mode):
             raise ValueError(f"mode is {mode!r}; expected 'expanded', 'absorbed' or 'auto'")
         check_hidden_states(hidden_states, self.config.hidden_size, self.o_proj.weight.dtype)
-        with step_of(cache, hidden_states, get_args(AnyCache)) as (positions, end):
+        with step_of(cache, hidden_states, get_args(AnyCache), self.config) as (positions, end):
             check_positions(end, self.config.rope_scaling)
             q_nope, q_pe = self.queries(hidden_states, positions)
             c_kv, k_pe = self.latents(hidden_states, positions)

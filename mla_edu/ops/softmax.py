@@ -56,7 +56,7 @@ def attention(
     """
     scores, values = _scores_and_values(q, k, v, sm_scale, mask)
     out = torch.bmm(scores.softmax(dim=-1), values)
-    return out.view(*q.transpose(1, 2).shape[:3], -1).transpose(1, 2).to(q.dtype)
+    return out.view(*q.transpose(1, 2).shape[:3], v.shape[-1]).transpose(1, 2).to(q.dtype)
 
 
 def partial_attention(
@@ -75,7 +75,7 @@ def partial_attention(
     lse = scores.logsumexp(dim=-1)
     weights = torch.exp(scores - lse.clamp(min=torch.finfo(lse.dtype).min)[..., None])
     rows = q.transpose(1, 2).shape[:3]
-    out = torch.bmm(weights, values).view(*rows, -1)
+    out = torch.bmm(weights, values).view(*rows, v.shape[-1])
     return out.transpose(1, 2), lse.view(rows).transpose(1, 2)
 
 

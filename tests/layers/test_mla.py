@@ -213,7 +213,7 @@ def test_what_does_not_fit_leaves_the_cache_as_it_was(hidden_states, options, me
                 GQAConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=3, head_dim=6), 2, 7, torch.float64
             ),
             TypeError,
-            "cache is a KVCache; expected a LatentCache or",
+            "cache is a KVCache for a GQAConfig; expected one for a MLAConfig",
         ),
     ],
     ids=["dtype", "device", "widths", "kind"],
