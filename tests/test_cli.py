@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -230,6 +231,14 @@ def test_the_largest_numbers_have_an_answer():
     assert result.exit_code == 0, result.stderr
 
 
+def test_the_readme_shows_what_the_command_prints():
+    readme = (Path(mla_edu.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    command, _, table = readme.partition("```\nmla-edu cache ")[2].partition("\n\n")
+    shown = [line.rstrip() for line in run("cache", *command.split()).stdout.splitlines()]
+    for line in table.partition("\n```")[0].splitlines():
+        assert line in shown, line
+
+
 def test_version():
     assert run("--version").stdout == f"mla-edu {mla_edu.__version__}\n"
 
@@ -265,7 +274,8 @@ def run_without(missing: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_cache_and_the_models_need_only_the_light_libraries():
-    for arguments in (["cache", "deepseek-v3", "--gpu", "h200", "--json"], ["models"], ["bench", "kernel", "--help"]):
+    commands = [["cache", "deepseek-v3", "--gpu", "h200", "--json"], ["models"], ["bench", "kernel", "--help"]]
+    for arguments in (*commands, ["doctor", "deepseek-v3", "--observed", "1 GiB", "--tokens", "8k"]):
         done = run_without("torch transformers numpy triton matplotlib anywidget jaxtyping", *arguments)
         assert done.returncode == 0, done.stderr
         assert arguments[-1] != "--json" or json.loads(done.stdout)["models"][0]["bytes_per_token"] == 70_272

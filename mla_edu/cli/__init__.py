@@ -11,6 +11,7 @@ import mla_edu
 from mla_edu import cost
 from mla_edu.cli import bench
 from mla_edu.cli.cache import cache
+from mla_edu.cli.doctor import doctor
 from mla_edu.cli.model import generate, train
 from mla_edu.cli.show import new_table
 from mla_edu.registry import get_model, list_models
@@ -42,6 +43,7 @@ def _say(text: str) -> int:
 app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(bench.app, name="bench")
 app.command()(cache)
+app.command()(doctor)
 app.command()(train)
 app.command()(generate)
 
