@@ -200,8 +200,8 @@ def weight_bytes(model: str | ModelSpec, dtype: WeightFormat | None = None) -> i
     if attention is None:
         same = formats.attention == formats.others
         return bytes_of_weights(spec.num_parameters, formats.others) if same else None
-    others = bytes_of_weights(spec.num_parameters - attention, formats.others)
-    return bytes_of_weights(attention, formats.attention) + others
+    others = max(spec.num_parameters - attention, 0)  # a rounded number of parameters may be too small
+    return bytes_of_weights(attention, formats.attention) + bytes_of_weights(others, formats.others)
 
 
 def weight_formats(model: str | ModelSpec, dtype: WeightFormat | None = None) -> Weights | None:
@@ -253,4 +253,4 @@ def weight_share(model: str | ModelSpec, layout: Parallelism, dtype: WeightForma
     heads = _share(config.num_attention_heads, layout.group)
     layer = heads * per_head + _share(kv_heads, layout.tensor) * per_kv_head + common
     held = bytes_of_weights(_share(spec.num_layers, layout.pipeline) * layer, formats.attention)
-    return held + bytes_of_weights(_share(parameters - attention, among), formats.others)
+    return held + bytes_of_weights(_share(max(parameters - attention, 0), among), formats.others)
