@@ -69,6 +69,12 @@ def test_three_layouts_stand_beside_each_other_and_the_assumed_one_is_named():
     assert "assumed: tp on the fewest of 1, 2, 4, ... NVIDIA H200 141GB SXM that hold the weights" in fewest
 
 
+def test_one_gpu_is_one_layout():
+    (way,) = answers("cache", "llama-3.1-8b", "--gpu", "h200")["models"][0]["layouts"]
+    assert (way["words"], way["num_gpus"], way["copies"]) == ("one GPU", 1, 1)
+    assert way["weight_bytes"] == 16 * 10**9
+
+
 def test_a_layout_that_is_given_stands_alone():
     options = ("--gpu", "b200", "--gpus", "8", "--tp", "4", "--dp", "1", "--cp", "2")
     (row,) = answers("cache", "deepseek-v3", *options)["models"]

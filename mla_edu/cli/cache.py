@@ -88,7 +88,9 @@ def cache(
         if layout is not None:
             cost.check_layout(spec, layout)
         count = num_gpus or (card and cost.fewest_gpus(spec, card, weights)) or GPUS
-        ways: Ways = cost.layouts(count) if layout is None else {"given": layout}
+        ways: Ways = {"given": layout} if layout is not None else cost.layouts(count)
+        if count == 1:
+            ways = {"one": cost.Parallelism()}  # the three are one
         row = _whole(spec, num_tokens, batch_size, cached, weights)
         row["layouts"] = [
             {"name": way} | _on_each(spec, spread, card, num_tokens, batch_size, cached, weights)
