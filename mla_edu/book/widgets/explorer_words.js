@@ -41,9 +41,12 @@ const LABELS = {
   num_parameters: "parameters (0: unknown)",
 };
 
+const WITH = { tensor: "tensor parallelism", data: "data-parallel attention", context: "a context split" };
+
 const such = (number) =>
   ({ null: "any number of such sequences", 0: "no such sequence", 1: "one such sequence" })[number] ??
   `${count(number)} such sequences`;
+const as_many = (number) => ({ null: "any number", 0: "none" })[number] ?? count(number);
 
 function sentence(entry, found, { gpu, gpus, tokens }) {
   const cost =
@@ -52,8 +55,10 @@ function sentence(entry, found, { gpu, gpus, tokens }) {
   const known = Object.entries(found.on_each).filter(([, each]) => each !== null && each.weight_bytes !== null);
   const on = `${count(gpus)} × ${gpu.title}`;
   if (!known.length) return `${cost} What fits on ${on} is not known.`;
-  const rooms = known.map(([way, each]) => `${such(each.max_sequences)} when ${WAYS[way]}`);
-  return `${cost} On ${on}, beside their weights, there is room for ${rooms.join(", ")}.`;
+  const rooms = known.map(
+    ([way, { max_sequences }], i) => `for ${(i ? as_many : such)(max_sequences)} with ${WITH[way]}`,
+  );
+  return `${cost} On ${on}, beside their weights, there is room ${rooms.join(", ")}.`;
 }
 
 const written = ({ attention, others }) => (attention === others ? others : `${others}, attention ${attention}`);
@@ -63,7 +68,7 @@ function remark(shown, { dtype, gpus }) {
     "Bars: one sequence. Per token: the first one. 1 GB = 10⁹ bytes; recurrent states in fp32.",
     "On each GPU: tensor parallel shares out the heads, and every GPU keeps the whole of a latent; data parallel shares " +
       "out the sequences, and copies the attention’s weights; a context split shares out the tokens of each sequence. " +
-      "Copies: GPUs that keep the same.",
+      "Copies: GPUs that keep the same. Fit: such sequences, on all GPUs. Tokens: in each of so many sequences at once, at most.",
   ];
   const known = shown.filter(([, { weights }]) => weights !== null);
   if (known.length)

@@ -90,6 +90,7 @@ function layout_rows(found) {
     const shown = value === null ? none : written(value);
     return h("td", { "data-quantity": `${way}.${name}`, "data-value": value ?? "", title }, shown);
   };
+  const short = (number) => (number < 10n ** 8n ? count(number) : large(number));
   const nothing = { weight_bytes: null, bytes_per_sequence: null, copies: null, max_sequences: null, max_tokens: null };
   return Object.entries(found.on_each).map(([way, each]) => {
     const values = each ?? nothing;
@@ -101,14 +102,14 @@ function layout_rows(found) {
       cell(way, "weight_bytes", values.weight_bytes, size, each === null ? "–" : "not known"),
       cell(way, "bytes_per_sequence", values.bytes_per_sequence, size, none),
       cell(way, "copies", values.copies, count, none),
-      cell(way, "max_sequences", values.max_sequences, count, none),
-      cell(way, "max_tokens", values.max_tokens, count, none),
+      cell(way, "max_sequences", values.max_sequences, short, none),
+      cell(way, "max_tokens", values.max_tokens, short, none),
     );
   });
 }
 
 function result(entry, found, largest) {
-  const heads = ["on each GPU", "weights", "sequence", "copies", "sequences fit", "tokens fit"];
+  const heads = ["on each GPU", "weights", "sequence", "copies", "fit", "tokens"];
   return h(
     "div",
     {
