@@ -27,7 +27,6 @@ const WEIGHTS = {
   fp4: "fp4 (MXFP4)",
   int4: "int4",
 };
-const WAYS = { tensor: "tensor parallel", data: "data parallel", context: "context split" };
 const LABELS = {
   tokens: "tokens in a sequence",
   batch: "sequences at once",
@@ -66,9 +65,9 @@ const written = ({ attention, others }) => (attention === others ? others : `${o
 function remark(shown, { dtype, gpus }) {
   const said = [
     "Bars: one sequence. Per token: the first one. 1 GB = 10⁹ bytes; recurrent states in fp32.",
-    "On each GPU: tensor parallel shares out the heads, and every GPU keeps the whole of a latent; data parallel shares " +
-      "out the sequences, and copies the attention’s weights; a context split shares out the tokens of each sequence. " +
-      "Copies: GPUs that keep the same. Fit: such sequences, on all GPUs. Tokens: in each of so many sequences at once, at most.",
+    "On each GPU: tensor shares out the heads, and every GPU keeps the whole of a latent; data shares out the " +
+      "sequences, and copies the attention’s weights; context shares out the tokens of each sequence. Copies: GPUs " +
+      "that keep the same. Fit: such sequences, on all GPUs. Tokens: in each of so many sequences at once, at most.",
   ];
   const known = shown.filter(([, { weights }]) => weights !== null);
   if (known.length)

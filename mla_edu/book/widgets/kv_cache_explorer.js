@@ -98,7 +98,7 @@ function layout_rows(found) {
     return h(
       "tr",
       {},
-      h("th", { scope: "row" }, WAYS[way]),
+      h("th", { scope: "row", title: WITH[way] }, way),
       cell(way, "weight_bytes", values.weight_bytes, size, each === null ? "–" : "not known"),
       cell(way, "bytes_per_sequence", values.bytes_per_sequence, size, none),
       cell(way, "copies", values.copies, count, none),
