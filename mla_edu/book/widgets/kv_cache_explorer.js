@@ -90,7 +90,6 @@ function layout_rows(found) {
     const shown = value === null ? none : written(value);
     return h("td", { "data-quantity": `${way}.${name}`, "data-value": value ?? "", title }, shown);
   };
-  const short = (number) => (number < 10n ** 8n ? count(number) : large(number));
   const nothing = { weight_bytes: null, bytes_per_sequence: null, copies: null, max_sequences: null, max_tokens: null };
   return Object.entries(found.on_each).map(([way, each]) => {
     const values = each ?? nothing;
@@ -102,8 +101,8 @@ function layout_rows(found) {
       cell(way, "weight_bytes", values.weight_bytes, size, each === null ? "–" : "not known"),
       cell(way, "bytes_per_sequence", values.bytes_per_sequence, size, none),
       cell(way, "copies", values.copies, count, none),
-      cell(way, "max_sequences", values.max_sequences, short, none),
-      cell(way, "max_tokens", values.max_tokens, short, none),
+      cell(way, "max_sequences", values.max_sequences, large, none),
+      cell(way, "max_tokens", values.max_tokens, large, none),
     );
   });
 }
