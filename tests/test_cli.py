@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -40,8 +41,55 @@ def test_json_holds_exact_bytes():
     v3, llama = answer["models"]
     assert (v3["bytes_per_token"], llama["bytes_per_token"]) == (70_272, 516_096)
     assert v3["bytes_per_sequence"] == 70_272 * 131_072 and v3["bytes_in_all"] == 32 * 70_272 * 131_072
-    assert v3["weight_bytes"] == 2 * 671 * 10**9
-    assert v3["fit"]["num_gpus"] == 10 and v3["fit"]["max_sequences"] == 7
+    assert v3["weight_bytes"] == 671 * 10**9 and v3["weight_formats"]["others"] == "fp8"  # as DeepSeek publishes it
+    assert llama["weight_bytes"] == 2 * 405 * 10**9
+
+
+def test_three_layouts_stand_beside_each_other_and_the_assumed_one_is_named():
+    command = ("cache", "deepseek-v3", "llama-3.1-405b", "--gpu", "b200", "--gpus", "8")
+    found = [
+        [
+            (way["words"], way["copies"], way["bytes_per_sequence"], way["fit"]["max_sequences"])
+            for way in row["layouts"]
+        ]
+        for row in answers(*command)["models"]
+    ]
+    latent, heads = 70_272 * 131_072, 516_096 * 131_072
+    assert found == [
+        [("tp 8", 8, latent, 10), ("dp 8", 1, latent, 72), ("cp 8", 1, latent // 8, 82)],
+        [("tp 8", 1, heads // 8, 9), ("dp 8", 1, heads, 0), ("cp 8", 1, heads // 8, 8)],
+    ]
+    shown = " ".join(run(*command).stdout.split())
+    assert "no layout given; assumed: tp on 8 GPUs." in shown
+    assert (
+        "copies: GPUs that hold the same latent" in shown and "weights: deepseek-v3 fp8, llama-3.1-405b bf16." in shown
+    )
+    assert "assumed: tp on 8 GPUs." in run("cache", "deepseek-v3").stdout
+    fewest = " ".join(run("cache", "deepseek-v3", "--gpu", "h200").stdout.split())
+    assert "assumed: tp on the fewest of 1, 2, 4, ... NVIDIA H200 141GB SXM that hold the weights" in fewest
+
+
+def test_one_gpu_is_one_layout():
+    (way,) = answers("cache", "llama-3.1-8b", "--gpu", "h200")["models"][0]["layouts"]
+    assert (way["words"], way["num_gpus"], way["copies"]) == ("one GPU", 1, 1)
+    assert way["weight_bytes"] == 16 * 10**9
+
+
+def test_a_layout_that_is_given_stands_alone():
+    options = ("--gpu", "b200", "--gpus", "8", "--tp", "4", "--dp", "1", "--cp", "2")
+    (row,) = answers("cache", "deepseek-v3", *options)["models"]
+    (way,) = row["layouts"]
+    assert (way["tensor"], way["context"], way["data"], way["num_gpus"], way["copies"]) == (4, 2, 1, 8, 4)
+    assert way["bytes_per_sequence"] == 70_272 * 131_072 // 2
+    assert "assumed" not in run("cache", "deepseek-v3", *options).stdout
+    (way,) = answers("cache", "deepseek-v3", "--dp", "8", "--ep", "1")["models"][0]["layouts"]
+    assert way["weight_bytes"] == row["weight_bytes"] and way["words"] == "dp 8 ep 1"
+
+
+def test_a_layout_that_one_model_of_several_does_not_allow_is_left_empty():
+    tensor, data, _context = answers("cache", "gemma-3-1b")["models"][0]["layouts"]
+    assert "at most its 4 query heads" in tensor["refused"] and data["bytes_per_sequence"] > 0
+    assert "-: tensor x context is 8 for gemma-3-1b" in run("cache", "gemma-3-1b").stdout
 
 
 def test_json_counts_index_keys_and_states_apart():
@@ -53,15 +101,23 @@ def test_json_counts_index_keys_and_states_apart():
         assert row["bytes_per_sequence"] == sum(parts)
 
 
-def test_weight_format_decides_how_many_gpus_are_needed():
-    (row,) = answers("cache", "deepseek-v3", "--gpu", "h200", "--weights-dtype", "fp8")["models"]
-    assert row["weight_bytes"] == 671 * 10**9 and row["fit"]["num_gpus"] == 5
+@pytest.mark.parametrize(("dtype", "gpus"), [("fp8", 8), ("bf16", 16), ("fp4", 4)])
+def test_weight_format_decides_how_many_gpus_are_assumed(dtype, gpus):
+    (row,) = answers("cache", "deepseek-v3", "--gpu", "h200", "--weights-dtype", dtype)["models"]
+    assert [way["num_gpus"] for way in row["layouts"]] == [gpus] * 3
 
 
 def test_an_unknown_parameter_count_is_said():
     (row,) = answers("cache", "deepseek-v3.1", "--gpu", "h200")["models"]
-    assert row["weight_bytes"] is None and row["fit"] is None
+    assert row["weight_bytes"] is None and row["layouts"][0]["fit"] is None
     assert "the number of parameters is not known" in run("cache", "deepseek-v3.1", "--gpu", "h200").stdout
+
+
+def test_an_unknown_weight_format_is_said_and_never_taken_for_16_bits():
+    (row,) = answers("cache", "deepseek-67b", "--gpu", "h200")["models"]
+    assert row["weight_bytes"] is row["weight_formats"] is None
+    shown = " ".join(run("cache", "deepseek-67b", "--gpu", "h200").stdout.split())
+    assert "format of the published weights not known, --weights-dtype gives one: deepseek-67b." in shown
 
 
 @pytest.mark.parametrize("as_folder", [True, False])
@@ -78,7 +134,7 @@ def test_the_table_fits_80_columns_with_the_longest_name():
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80
     row = next(line for line in result.stdout.splitlines() if "deepseek-v3 " in line)
-    assert "70.3 kB" in row and "73.7 GB" in row and "302 TB" in row and "1.34 TB" in row
+    assert "70.3 kB" in row and "73.7 GB" in row and "302 TB" in row and "671 GB" in row
     assert longest in result.stdout and "1 GB = 10**9 bytes" in result.stdout
 
 
@@ -111,7 +167,16 @@ def test_sizes_have_units_of_a_person(num_bytes, text):
         (["deepseek-v3", "--batch", "-1"], "--batch is '-1'"),
         (["deepseek-v3", "--gpu", "h20"], "unknown GPU 'h20'; nearest: h200"),
         (["deepseek-v3", "--dtype", "int4"], "dtype is 'int4'"),
-        (["deepseek-v3", "--weights-dtype", "fp8_mla"], "dtype is 'fp8_mla'"),
+        (["deepseek-v3", "--weights-dtype", "fp8_mla"], "weights_dtype is 'fp8_mla'; expected one of fp32"),
+        (["llama-3-8b", "--dtype", "fp4_mla_352"], "llama-3-8b of kind 'gqa'; expected 'mla'"),
+        (["deepseek-v3", "--gpus", "8", "--tp", "3"], "is 3 x 1 x 1 x 1; expected a product of 8 GPUs"),
+        (["deepseek-v3", "--gpus", "8", "--tp", "8", "--dp", "8"], "is 8 x 8 x 1 x 1; expected a product of 8 GPUs"),
+        (["deepseek-v3", "--gpus", "0"], "--gpus is '0'; expected a positive number"),
+        (["deepseek-v3", "--tp", "-8"], "--tp is '-8'"),
+        (["deepseek-v3", "--cp", "0"], "--cp is '0'"),
+        (["deepseek-v3", "--pp", "62"], "pipeline is 62; expected at most the 61 layers"),
+        (["deepseek-v3", "--tp", "8", "--ep", "3"], "experts is 3; expected a divisor of the 8 GPUs"),
+        (["gemma-3-1b", "--tp", "8"], "tensor x context is 8 for gemma-3-1b; expected at most its 4 query heads"),
         (["llama-3-8b", "--dtype", "fp8_mla"], "llama-3-8b of kind 'gqa'; expected 'mla'"),
         (["nowhere/config.json"], "nowhere/config.json: no such file"),
     ],
@@ -149,7 +214,10 @@ def test_what_no_command_understands_is_one_line_too(arguments, message):
 
 
 @settings(max_examples=50)
-@given(st.sampled_from(["--tokens", "--batch", "--gpu", "--dtype", "--weights-dtype"]), st.text(min_size=1))
+@given(
+    st.sampled_from(["--tokens", "--batch", "--gpu", "--gpus", "--tp", "--dtype", "--weights-dtype"]),
+    st.text(min_size=1),
+)
 def test_nonsense_is_refused_whatever_it_is(option, text):
     result = run("cache", "deepseek-v3", f"{option}={text}", "--json")
     if result.exit_code:
@@ -167,6 +235,14 @@ def test_numbers_that_are_too_long_or_oddly_written_are_refused(digits):
 def test_the_largest_numbers_have_an_answer():
     result = run("cache", "deepseek-v3", "--tokens", "9" * 12 + "m", "--batch", "9" * 12 + "m")
     assert result.exit_code == 0, result.stderr
+
+
+def test_the_readme_shows_what_the_command_prints():
+    readme = (Path(mla_edu.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    command, _, table = readme.partition("```\nmla-edu cache ")[2].partition("\n\n")
+    shown = [line.rstrip() for line in run("cache", *command.split()).stdout.splitlines()]
+    for line in table.partition("\n```")[0].splitlines():
+        assert line in shown, line
 
 
 def test_version():
@@ -204,7 +280,8 @@ def run_without(missing: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_cache_and_the_models_need_only_the_light_libraries():
-    for arguments in (["cache", "deepseek-v3", "--gpu", "h200", "--json"], ["models"], ["bench", "kernel", "--help"]):
+    commands = [["cache", "deepseek-v3", "--gpu", "h200", "--json"], ["models"], ["bench", "kernel", "--help"]]
+    for arguments in (*commands, ["doctor", "deepseek-v3", "--observed", "1 GiB", "--tokens", "8k"]):
         done = run_without("torch transformers numpy triton matplotlib anywidget jaxtyping", *arguments)
         assert done.returncode == 0, done.stderr
         assert arguments[-1] != "--json" or json.loads(done.stdout)["models"][0]["bytes_per_token"] == 70_272

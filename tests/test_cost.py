@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mla_edu.cost import (
+    ROWS,
     Cost,
     Rates,
     absorption_crossover,
@@ -16,11 +17,11 @@ from mla_edu.cost import (
     cache_format,
     cheaper_mode,
     expansion_macs_per_token,
-    fit,
     fp8_row_bytes,
     index_cache_bytes,
     kernel_cost,
     kv_cache_bytes,
+    mla_row_bytes,
     num_attention_parameters,
     num_scores,
     pace,
@@ -31,7 +32,6 @@ from mla_edu.cost import (
     sequence_bytes,
     state_bytes,
     step_seconds,
-    weight_bytes,
 )
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 from strategies import gqa_configs, mla_configs
@@ -65,6 +65,30 @@ def test_fp8_layouts():
     assert index_cache_bytes("deepseek-v3.2", 1, dtype="fp8") == 61 * 132
     assert index_cache_bytes("deepseek-v3.2", 1) == 61 * 256
     assert index_cache_bytes("deepseek-v3", 1000) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "row", "parts"),
+    [  # the bytes of each part of a row, as its source lists them
+        ("bf16", 1152, 2 * (512 + 64)),
+        ("fp8_mla", 656, 512 + 4 * 4 + 2 * 64),
+        ("fp4_mla_432", 432, 256 + 32 + 16 + 2 * 64),
+        ("fp4_mla_368", 368, 256 + 32 + 4 + 12 + 64),
+        ("fp4_mla_352", 352, 256 + 64 + 32),
+    ],
+)
+def test_rows_of_a_latent_of_512_and_a_rotary_key_of_64(dtype, row, parts):
+    assert kv_cache_bytes(V3, 1, dtype=dtype) == row == parts
+    assert dtype == "bf16" or (ROWS[dtype].bytes, ROWS[dtype].kind) == (row, "mla")
+
+
+def test_rows_of_other_models():
+    # local-inference-lab/b12x PR 266: GLM-5.3-Flash has no rotary key, and rows of 528 and 304 bytes.
+    assert kv_cache_bytes("glm-5.3-flash", 1, dtype="fp8_mla") == 11 * 528
+    assert kv_cache_bytes("glm-5.3-flash", 1, dtype="fp4_mla_368") == 11 * 304
+    # vLLM PR 56893: 448 numbers in fp8, 64 in bf16, 8 bytes of scales; a window's token in each of 43 layers.
+    assert kv_cache_bytes("deepseek-v4-flash", 1, dtype="fp8_csa") == 43 * (448 + 128 + 8)
+    assert index_cache_bytes("deepseek-v4-flash", 4, dtype="fp8_csa") == 21 * 132
 
 
 def test_states_do_not_grow():
@@ -288,38 +312,6 @@ def test_the_ridge_of_an_h100_is_at_295_operations_per_byte():
     assert ridge("h100", "fp8") > 2 * 295 - 1
 
 
-def test_what_fits_beside_the_weights():
-    answer = fit("deepseek-v3", "h200", 131_072, batch_size=32)
-    assert answer.num_gpus == 10 and answer.free_bytes == 10 * 141 * 10**9 - 2 * 671 * 10**9
-    assert answer.max_sequences == answer.free_bytes // (131_072 * 70_272) == 7
-    assert answer.max_tokens == answer.free_bytes // (32 * 70_272)
-    assert fit("deepseek-v3", get_gpu("h200"), 131_072, weights_dtype="fp8").num_gpus == 5
-
-
-@given(st.sampled_from(list_models()), st.integers(0, 10**6), st.integers(1, 64), st.sampled_from(["h100", "b200"]))
-def test_the_fit_is_tight(name, tokens, batch, gpu):
-    answer = fit(name, gpu, tokens, batch)
-    if weight_bytes(name) is None:
-        assert answer is None
-        return
-    memory = get_gpu(gpu).memory
-    assert (answer.num_gpus - 1) * memory < weight_bytes(name) <= answer.num_gpus * memory
-    if answer.max_sequences is not None:
-        used = answer.max_sequences * sequence_bytes(name, tokens)
-        assert used <= answer.free_bytes < used + sequence_bytes(name, tokens)
-    if answer.max_tokens:
-        assert batch * sequence_bytes(name, answer.max_tokens) <= answer.free_bytes
-        assert batch * sequence_bytes(name, answer.max_tokens + 1) > answer.free_bytes
-
-
-def test_a_cache_that_stops_growing_has_no_limit():
-    assert fit("mistral-7b-v0.1", "h100", 8192).max_tokens is None
-
-
-def test_without_a_parameter_count_there_is_no_fit():
-    assert weight_bytes("deepseek-v3.1") is None and fit("deepseek-v3.1", "h200", 1024) is None
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -347,7 +339,11 @@ def test_without_a_parameter_count_there_is_no_fit():
         (lambda: absorption_crossover(V3, -1), "num_cached is -1; expected an integer of at least 0"),
         (lambda: ridge("h20"), "unknown GPU 'h20'; nearest: h200"),
         (lambda: ridge("t4"), "dtype is 'bf16'; expected one that t4 has: fp16"),
-        (lambda: fit("deepseek-v3", "h200", 1, batch_size=0), "batch_size is 0"),
+        (lambda: kv_cache_bytes("llama-3-8b", 1, dtype="fp4_mla_352"), "llama-3-8b of kind 'gqa'; expected 'mla'"),
+        (lambda: kv_cache_bytes("deepseek-v3", 1, dtype="fp8_csa"), "deepseek-v3 of kind 'mla'; expected 'csa'"),
+        (lambda: kv_cache_bytes("deepseek-v4-pro", 1, dtype="fp8_mla"), "v4-pro of kind 'csa'; expected 'mla'"),
+        (lambda: mla_row_bytes(500, 64, "fp4_mla_432"), "kv_lora_rank is 500; expected a multiple of 16"),
+        (lambda: mla_row_bytes(512, 64, "fp8_csa"), "dtype is 'fp8_csa'; expected a row of MLA: fp8_mla"),
     ],
 )
 def test_bad_input_is_one_clear_error(call, message):

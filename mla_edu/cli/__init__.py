@@ -1,24 +1,21 @@
 """The ``mla-edu`` command: what a model's cache takes, what its kernel compiles to and how fast it is; models."""
 
-import dataclasses
-import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import mla_edu
 from mla_edu import cost
 from mla_edu.cli import bench
+from mla_edu.cli.cache import cache
+from mla_edu.cli.doctor import doctor
 from mla_edu.cli.generate import generate
 from mla_edu.cli.model import train
-from mla_edu.hf import spec_from_hf
-from mla_edu.registry import GPUSpec, get_gpu, get_model, list_models
+from mla_edu.cli.show import new_table
+from mla_edu.registry import get_model, list_models
 from mla_edu.words import parse_count, size
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # of click, or of the copy of it that typer brings
@@ -46,6 +43,8 @@ def _say(text: str) -> int:
 
 app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(bench.app, name="bench")
+app.command()(cache)
+app.command()(doctor)
 app.command()(train)
 app.command()(generate)
 
@@ -67,95 +66,10 @@ def _about(
         typer.echo(context.get_help())
 
 
-def _new_table(heading: str, *others: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column(heading, overflow="fold")
-    for other in others:
-        table.add_column(other, justify="right")
-    return table
-
-
-@app.command()
-def cache(
-    models: Annotated[list[str], typer.Argument(help="Names of the registry; paths to a config.json or its folder.")],
-    tokens: Annotated[str, typer.Option(help="Tokens per sequence: 4096, 128k, 1m.")] = "128k",
-    batch: Annotated[str, typer.Option(help="Sequences.")] = "1",
-    gpu: Annotated[str | None, typer.Option(help="What fits on this GPU, e.g. h200.")] = None,
-    dtype: Annotated[str, typer.Option(help="Cache format: fp32, fp16, bf16, fp8 or fp8_mla.")] = "bf16",
-    weights_dtype: Annotated[str, typer.Option(help="Weight format: fp32, fp16, bf16 or fp8.")] = "bf16",
-    as_json: Annotated[bool, typer.Option("--json", help="Exact integers, for programs.")] = False,
-) -> None:
-    """How much cache models need, and what fits beside their weights."""
-    num_tokens, batch_size = parse_count(tokens, "--tokens"), parse_count(batch, "--batch")
-    card = None if gpu is None else get_gpu(gpu)
-    cached, weights = cost.cache_format(dtype), cost.number_format(weights_dtype)
-    rows: list[dict[str, Any]] = []
-    for name in models:
-        path = Path(name)
-        model = spec_from_hf(path) if path.exists() or path.suffix == ".json" else get_model(name)
-        per_sequence = cost.sequence_bytes(model, num_tokens, cached)
-        fit = card and cost.fit(model, card, num_tokens, batch_size, cached, weights)
-        rows.append(
-            {
-                "name": model.name,
-                "kind": model.kind,
-                "bytes_per_token": cost.kv_cache_bytes(model, 1, 1, cached),
-                "kv_bytes_per_sequence": cost.kv_cache_bytes(model, num_tokens, 1, cached),
-                "index_bytes_per_sequence": cost.index_cache_bytes(model, num_tokens, 1, cached),
-                "state_bytes_per_sequence": cost.state_bytes(model),
-                "bytes_per_sequence": per_sequence,
-                "bytes_in_all": batch_size * per_sequence,
-                "weight_bytes": cost.weight_bytes(model, weights),
-                "fit": fit and dataclasses.asdict(fit),
-                "why": model.why,
-            }
-        )
-    if as_json:
-        question = {"num_tokens": num_tokens, "batch_size": batch_size, "dtype": dtype, "weights_dtype": weights_dtype}
-        typer.echo(json.dumps(question | {"gpu": card and card.name, "models": rows}, indent=2))
-        return
-    console = Console()
-    console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, weights {weights_dtype}", highlight=False)
-    _print_cache(rows, card, console)
-
-
-def _print_cache(rows: list[dict[str, Any]], gpu: GPUSpec | None, console: Console) -> None:
-    headings = ["per token", "per sequence", "in all", "weights", *(["GPUs", "fit"] if gpu else [])]
-    table = _new_table("model", *headings)
-    for row in rows:
-        sizes = [row[key] for key in ("bytes_per_token", "bytes_per_sequence", "bytes_in_all", "weight_bytes")]
-        room = []
-        if gpu:
-            fit = row["fit"]
-            room = ["?", "?"] if fit is None else [f"{fit['num_gpus']:,}", _many(fit["max_sequences"])]
-        table.add_row(row["name"], *("unknown" if each is None else size(each) for each in sizes), *room)
-    console.print(table)
-    for note in _notes(rows, gpu):
-        console.print(note, highlight=False, style="dim")
-
-
-def _many(max_sequences: int | None) -> str:
-    return "no limit" if max_sequences is None else f"{max_sequences:,}"
-
-
-def _notes(rows: list[dict[str, Any]], gpu: GPUSpec | None) -> list[str]:
-    notes = ["1 GB = 10**9 bytes. per token: the first one, before a window is full."]
-    extras = [row["name"] for row in rows if row["index_bytes_per_sequence"] or row["state_bytes_per_sequence"]]
-    if extras:
-        notes.append(f"per sequence includes index keys and fp32 states: {', '.join(extras)}.")
-    if unknown := [row["name"] for row in rows if row["state_bytes_per_sequence"] is None]:
-        notes.append(f"recurrent state not known, not included: {', '.join(unknown)}.")
-    if gpu:
-        notes.append(f"GPUs: fewest {gpu.title} that hold the weights. fit: sequences beside them.")
-        if any(row["fit"] is None for row in rows):
-            notes.append("?: the number of parameters is not known.")
-    return notes
-
-
 @app.command()
 def models() -> None:
     """List the registry: name, kind of attention, parameters, cache per token in 16 bit."""
-    table = _new_table("model", "kind", "parameters", "per token")
+    table = new_table("model", "kind", "parameters", "per token")
     table.columns[0].no_wrap, table.columns[1].justify = True, "left"
     for name in list_models():
         spec = get_model(name)
@@ -181,7 +95,7 @@ def kernels(
         for arch in archs or ARCHITECTURES
         for count in counts
     ]
-    table = _new_table("GPU", "dtype", "heads", "tile", "regs", "spill", "shared", "occupancy", "tensor cores")
+    table = new_table("GPU", "dtype", "heads", "tile", "regs", "spill", "shared", "occupancy", "tensor cores")
     table.columns[0].no_wrap, table.columns[1].justify, table.columns[-1].justify = True, "left", "left"
     for report in compile_reports(requests):
         tiles = report.tiles

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.cost.formats import CacheFormat, NumberFormat, bytes_per_number
@@ -209,22 +209,39 @@ def kernel_cost(
     return Cost(batch_size * flops, kv_cache_bytes(config, num_keys, batch_size, dtype) + batch_size * around)
 
 
-def num_attention_parameters(config: Layer) -> int:
+class AttentionParameters(NamedTuple):
+    """Weights of one attention layer, by what GPUs can share them out among."""
+
+    per_head: int  # for each query head: its query, its output; of MLA the up-projections of its key and value too
+    per_kv_head: int  # for each key/value head; 0 for MLA
+    common: int  # needed whole by whoever computes any head: MLA's down-projections, the output's bias
+
+
+def attention_parameters(config: Layer) -> AttentionParameters:
     """Weights of one attention layer's projections; biases of queries, keys, values and output where it has them.
 
     GQA: d (2 n_h + 2 n_g) d_h. MLA: the query path, d (d_c + d_h^R), the up-projections n_h d_c (d_h + d_h), and the
-    output (DeepSeek-V2 eq. 9-17). The norms of the latents are not counted.
+    output (DeepSeek-V2 eq. 9-17). The norms of the latents, and an indexer's weights, are not counted.
     """
-    d, heads = config.hidden_size, config.num_attention_heads
+    d = config.hidden_size
     if isinstance(config, GQAConfig):
-        queries, keys = heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        biases = (queries + 2 * keys) * config.qkv_bias + d * config.o_bias
-        return d * (2 * queries + 2 * keys) + biases
-    queries = heads * (config.qk_nope_head_dim + config.qk_rope_head_dim)
-    rank = config.q_lora_rank
-    query_path = d * queries if rank is None else d * rank + rank * queries
-    down = d * (config.kv_lora_rank + config.qk_rope_head_dim)
-    return query_path + down + expansion_macs_per_token(config) + heads * config.v_head_dim * d
+        head = d * config.head_dim
+        bias = config.head_dim * config.qkv_bias
+        return AttentionParameters(2 * head + bias, 2 * (head + bias), d * config.o_bias)
+    query, rank = config.qk_nope_head_dim + config.qk_rope_head_dim, config.q_lora_rank
+    up = expansion_macs_per_token(config) // config.num_attention_heads
+    return AttentionParameters(
+        per_head=(d if rank is None else rank) * query + up + config.v_head_dim * d,
+        per_kv_head=0,
+        common=d * (rank or 0) + d * (config.kv_lora_rank + config.qk_rope_head_dim),
+    )
+
+
+def num_attention_parameters(config: Layer) -> int:
+    """All weights of ``attention_parameters``."""
+    per_head, per_kv_head, common = attention_parameters(config)
+    kv_heads = config.num_key_value_heads if isinstance(config, GQAConfig) else 0
+    return config.num_attention_heads * per_head + kv_heads * per_kv_head + common
 
 
 def projection_cost(config: Layer, num_new: int = 1, batch_size: int = 1, dtype: NumberFormat = "bf16") -> Cost:

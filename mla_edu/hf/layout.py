@@ -22,6 +22,13 @@ NO_ATTENTION = ("mlp", "moe")  # layers of the file's list that keep nothing
 LAYER_TYPES = (*WINDOW_OF, *COMPRESSED, "linear_attention", "conv", *NO_ATTENTION)
 
 
+def key_value_heads(dims: Dimensions, local: bool = False) -> int:
+    """Key/value heads of one attention layer; 1 for a latent, which all query heads share."""
+    if dims.is_mla:
+        return 1
+    return (local and dims.swa_num_key_value_heads) or dims.need("num_key_value_heads")
+
+
 def elements_per_token(dims: Dimensions, local: bool = False) -> int:
     """Numbers that one attention layer stores for one token.
 
@@ -30,14 +37,10 @@ def elements_per_token(dims: Dimensions, local: bool = False) -> int:
     """
     if dims.is_mla:
         return dims.need("kv_lora_rank") + dims.need("qk_rope_head_dim")
-    heads, key, value = dims.need("num_key_value_heads"), dims.need("head_dim"), dims.v_head_dim
+    key, value = dims.need("head_dim"), dims.v_head_dim
     if local:
-        heads, key, value = (
-            dims.swa_num_key_value_heads or heads,
-            dims.swa_head_dim or key,
-            dims.swa_v_head_dim or value,
-        )
-    return heads * (key + (value or key))
+        key, value = dims.swa_head_dim or key, dims.swa_v_head_dim or value
+    return key_value_heads(dims, local) * (key + (value or key))
 
 
 def cache_groups(dims: Dimensions, layers: Mapping[str, int], index_layers: int = 0) -> tuple[CacheGroup, ...]:
@@ -54,8 +57,9 @@ def cache_groups(dims: Dimensions, layers: Mapping[str, int], index_layers: int 
             continue
         name = WINDOW_OF[layer_type]
         window = None if name is None else dims.need(name)
-        elements = elements_per_token(dims, local=window is not None)
-        groups.append(CacheGroup(role="kv", layers=count, elements=elements, window=window))
+        local = window is not None
+        elements, heads = elements_per_token(dims, local), key_value_heads(dims, local)
+        groups.append(CacheGroup(role="kv", layers=count, elements=elements, window=window, heads=heads))
     if index_layers:
         stride = dims.index_kpool or 1
         elements = dims.need("index_head_dim")
@@ -91,7 +95,19 @@ def state_elements(dims: Dimensions, layers: Mapping[str, int], index_layers: in
     per_layer = _recurrent_state(dims, "conv" in layers) if recurrent else 0
     if per_layer is None:
         return None
-    total = recurrent * per_layer
+    return recurrent * per_layer + unfinished_elements(dims, layers, index_layers)
+
+
+def state_heads(dims: Dimensions, layers: Mapping[str, int]) -> int:
+    """Heads of the recurrent layers, the fewest of any part of their state; 1 where there are none."""
+    if not any(layers.get(layer_type) for layer_type in RECURRENT):
+        return 1
+    return dims.linear_num_key_heads or dims.linear_num_heads or dims.mamba_n_heads or 1
+
+
+def unfinished_elements(dims: Dimensions, layers: Mapping[str, int], index_layers: int = 0) -> int:
+    """Numbers per sequence of the unfinished blocks of a pooled cache, over all layers."""
+    total = 0
     rates = COMPRESSED | (dims.compress_rates or {})
     if count := layers.get("heavily_compressed_attention"):
         # A key/value and a gate for each token of the unfinished block.

@@ -12,7 +12,7 @@ from mla_edu.hf.config_file import read_hf_config
 from mla_edu.hf.dimensions import Dimensions, read_dimensions
 from mla_edu.hf.families import UNKNOWN, Family, get_family, loadable_families
 from mla_edu.hf.layer_types import index_layers, layer_types
-from mla_edu.hf.layout import NO_ATTENTION, cache_groups, state_elements
+from mla_edu.hf.layout import NO_ATTENTION, cache_groups, state_elements, state_heads, unfinished_elements
 from mla_edu.hf.plain import check_plain
 from mla_edu.hf.spec import ModelSpec
 
@@ -125,6 +125,7 @@ def spec_from_hf(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         name=str(source) if isinstance(source, str | Path) else name,
         title=name,
         kind=kind_of(dims, layers),
+        num_attention_heads=dims.num_attention_heads,
         num_layers=len(reading.types),
         max_position_embeddings=dims.max_position_embeddings,
         config=config,
@@ -133,6 +134,8 @@ def spec_from_hf(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         qk_rope_head_dim=dims.qk_rope_head_dim if dims.is_mla else None,
         cache=cache_groups(dims, layers, indexers),
         state_elements=state_elements(dims, layers, indexers),
+        state_heads=state_heads(dims, layers),
+        shared_state_elements=unfinished_elements(dims, layers, indexers),
         status="config",
         where="the dict" if isinstance(source, Mapping) else str(source),
         why=_why(name, layers, reading.family is not UNKNOWN),

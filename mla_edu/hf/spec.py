@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.validation import NonNegativeInt, PositiveInt
 
+WeightFormat = Literal["fp32", "fp16", "bf16", "fp8", "fp4", "int4"]
+
 
 class CacheGroup(BaseModel):
     """Layers that cache alike: ``layers * elements`` numbers for each stored entry.
@@ -22,6 +24,7 @@ class CacheGroup(BaseModel):
     elements: PositiveInt  # numbers per entry in one layer
     window: PositiveInt | None = None
     stride: PositiveInt = 1
+    heads: PositiveInt = 1  # key/value heads, which GPUs can share out; 1 where all query heads need the whole entry
 
     def num_entries(self, num_tokens: int) -> int:
         """Entries that one layer holds after ``num_tokens`` tokens; an unfinished block of ``stride`` is no entry."""
@@ -31,6 +34,16 @@ class CacheGroup(BaseModel):
     def num_elements(self, num_tokens: int) -> int:
         """Numbers that all layers of the group hold after ``num_tokens`` tokens of one sequence."""
         return self.layers * self.elements * self.num_entries(num_tokens)
+
+
+class Weights(BaseModel):
+    """The formats in which a model's makers publish its weights by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attention: WeightFormat
+    others: WeightFormat  # experts, MLPs, embeddings
+    source: str
 
 
 class ModelSpec(BaseModel):
@@ -43,6 +56,8 @@ class ModelSpec(BaseModel):
     hf_id: str | None = None  # repository on Hugging Face
     kind: Literal["mha", "mqa", "gqa", "mla", "csa"]  # csa: DeepSeek-V4's compressed sparse attention
     num_parameters: int | None = None  # as its makers round it; None where no source gives it
+    weights: Weights | None = None  # None where no source was found
+    num_attention_heads: PositiveInt | None = None  # of queries
     num_layers: PositiveInt  # layers as transformers counts them, cached or not
     max_position_embeddings: int | None = None
     config: GQAConfig | MLAConfig | None = (
@@ -55,6 +70,8 @@ class ModelSpec(BaseModel):
     # Numbers per sequence that do not grow with its length: recurrent and convolution states, and the unfinished block
     # of a pooled cache. None where a width is not known.
     state_elements: NonNegativeInt | None
+    state_heads: PositiveInt = 1  # heads of the recurrent layers, among which GPUs can share out the state
+    shared_state_elements: NonNegativeInt = 0  # of state_elements, what no head divides: unfinished blocks
     status: Literal["verified", "class_default", "secondary", "config"]  # config: read from a config.json
     where: str
     sources: tuple[str, ...] = ()

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from mla_edu.hf.attention import attention_config
 from mla_edu.hf.dimensions import Dimensions, check, complete
 from mla_edu.hf.families import UNKNOWN, AttentionFacts, Family, get_family
-from mla_edu.hf.layout import LAYER_TYPES, cache_groups, state_elements
-from mla_edu.hf.spec import ModelSpec
+from mla_edu.hf.layout import LAYER_TYPES, cache_groups, state_elements, state_heads, unfinished_elements
+from mla_edu.hf.spec import ModelSpec, Weights
 from mla_edu.validation import Flag, NonNegativeInt, PositiveInt, PositiveNumber
 
 
@@ -56,6 +56,7 @@ class Entry(BaseModel):
     bytes_per_token_16bit: PositiveInt | None  # of the first token, keys, values and latents; the tests recompute it
     why: str  # how the cache is counted, and why so
     notes: str | None = None
+    weights: Weights | None = None  # left out where no source says in which format they are published
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -84,7 +85,9 @@ class Entry(BaseModel):
                 no_config = str(error)
         return ModelSpec(
             **self.model_dump(include={"name", "title", "hf_id", "kind", "status", "where", "sources", "why", "notes"}),
+            weights=self.weights,
             num_parameters=parse_count(self.remarks.params_total),
+            num_attention_heads=dims.num_attention_heads,
             num_layers=dims.need("num_hidden_layers"),
             max_position_embeddings=dims.max_position_embeddings,
             config=config,
@@ -93,6 +96,8 @@ class Entry(BaseModel):
             qk_rope_head_dim=dims.qk_rope_head_dim if dims.is_mla else None,
             cache=cache_groups(dims, self.layers, self.index_layers),
             state_elements=state_elements(dims, self.layers, self.index_layers),
+            state_heads=state_heads(dims, self.layers),
+            shared_state_elements=unfinished_elements(dims, self.layers, self.index_layers),
         )
 
 

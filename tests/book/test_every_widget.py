@@ -22,7 +22,7 @@ WIDGETS = {
     "kv-cache-explorer": (
         widgets.KVCacheExplorer,
         "what-the-cache-costs",
-        ["model", "model-2", "model-3", "model-4", "tokens", "tokens-slider", "batch", "dtype", "gpu"],
+        ["model", "model-2", "model-3", "model-4", *with_sliders("tokens"), "batch", "dtype", "gpu", "gpus", "weights"],
     ),
     "absorption-crossover": (
         widgets.AbsorptionCrossover,
@@ -92,6 +92,7 @@ def test_controls_drawings_and_numbers_have_names(open_page, bare, name):
     [
         ("kv-cache-explorer", "tokens", 1, 2**20, "tokens in a sequence"),
         ("kv-cache-explorer", "batch", 1, 2**16, "sequences at once"),
+        ("kv-cache-explorer", "gpus", 1, 1024, "how many"),
         ("absorption-crossover", "heads", 1, 1024, "heads"),
         ("absorption-crossover", "cached_tokens", 0, 2**20, "cached tokens"),
         ("rope-dial", "distance", 0, 63, "distance t − s"),

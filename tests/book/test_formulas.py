@@ -5,7 +5,9 @@ That a widget shows what they give is tested once for each widget.
 
 import dataclasses
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,13 +17,14 @@ from pydantic import BaseModel
 
 import mla_edu
 from mla_edu import cost, words
-from mla_edu.hf import CacheGroup, ModelSpec
+from mla_edu.hf import CacheGroup, ModelSpec, WeightFormat, Weights
 from mla_edu.ops.rope import rope_frequencies, rotate
-from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
+from mla_edu.registry import get_gpu, get_model, list_models
 from strategies import gqa_configs, mla_configs
 
 WIDGETS = Path(mla_edu.__file__).parent / "book" / "widgets"
-NAMES = ("fp32", "fp16", "bf16", "fp8", "fp8_mla")
+NAMES = get_args(cost.CacheFormat)
+WEIGHTS = (None, *get_args(WeightFormat))
 
 models = st.sampled_from(list_models()).map(get_model)
 tokens = st.integers(0, 2**20) | st.integers(0, 300)
@@ -43,9 +46,19 @@ def mla_layers(draw):
 @st.composite
 def formats(draw, model_or_config):
     """A format that a cache of a model or a layer can have."""
+    return draw(st.sampled_from(possible(model_or_config)))
+
+
+def possible(model_or_config):
+    """The formats that a cache of a model or a layer can have."""
     rank = getattr(model_or_config, "kv_lora_rank", None)
-    fits = rank is not None and rank % cost.FP8_BLOCK == 0
-    return draw(st.sampled_from(NAMES if fits else NAMES[:-1]))
+    return [
+        name
+        for name in NAMES
+        if name not in cost.ROWS
+        or (cost.ROWS[name].kind == "mla" and rank is not None and rank % cost.ROWS[name].multiple == 0)
+        or cost.ROWS[name].kind == model_or_config.kind == "csa"
+    ]
 
 
 DIMS = (
@@ -56,14 +69,17 @@ DIMS = (
     "qk_nope_head_dim",
     "qk_rope_head_dim",
 )
-FIELDS = (*DIMS, "v_head_dim", "memory")
+FIELDS = (*DIMS, "v_head_dim", "hidden_size", "q_lora_rank", "qkv_bias", "o_bias", "memory", "attention", "others")
+OF_MODEL = {
+    *("num_parameters", "num_attention_heads", "num_layers", "kv_lora_rank", "qk_rope_head_dim"),
+    *("cache", "state_elements", "state_heads", "shared_state_elements", "weights"),
+}
 
 
 def packed(value):
     """As a page has it: whole numbers are text behind an ``n``, since JSON has but one kind of number."""
     if isinstance(value, ModelSpec):
-        names = {"num_parameters", "cache", "state_elements", "kv_lora_rank", "qk_rope_head_dim"}
-        record = value.model_dump(include=names, mode="json")
+        record = value.model_dump(include=OF_MODEL, mode="json")
         return {name: packed(item) for name, item in record.items()} | {"config": packed(value.config)}
     if dataclasses.is_dataclass(value):
         return packed(dataclasses.asdict(value))
@@ -75,7 +91,7 @@ def packed(value):
         return {name: packed(item) for name, item in value.items()}
     if isinstance(value, list):
         return [packed(item) for item in value]
-    return f"n{value}" if isinstance(value, int) else value
+    return f"n{value}" if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 ANSWERS = """
@@ -108,37 +124,84 @@ def same(page, *calls, rel=0.0):
         assert shown == (pytest.approx(wanted, rel=rel) if isinstance(wanted, float | list) else wanted), call
 
 
+@st.composite
+def spread(draw, spec):
+    """A layout that a model allows."""
+    tensor = draw(st.integers(1, min(70, spec.num_attention_heads)))
+    context = draw(st.integers(1, min(9, spec.num_attention_heads // tensor)))
+    data, pipeline = draw(st.integers(1, 9)), draw(st.integers(1, min(9, spec.num_layers)))
+    experts = draw(st.none() | st.sampled_from([1, data, tensor * context]))
+    return cost.Parallelism(tensor, data, context, pipeline, experts)
+
+
+def same_room(page, model, layout, num_tokens, batch_size, dtype, weights):
+    card = get_gpu("h200")
+    share = cost.sequence_share(model, num_tokens, layout, dtype)
+    room = cost.fit(model, card, num_tokens, layout, batch_size, dtype, weights)
+    same(
+        page,
+        [True, "allowed", model, layout],
+        [share, "sequence_share", model, num_tokens, layout, dtype],
+        [share.total, "share_total", share],
+        [cost.cache_copies(model, layout), "cache_copies", model, layout],
+        [cost.weight_share(model, layout, weights), "weight_share", model, layout, weights],
+        [room, "fit", model, card, num_tokens, layout, batch_size, dtype, weights],
+    )
+
+
 @many
-@given(st.data(), models, tokens, batches)
-def test_bytes_of_models(page, data, model, num_tokens, batch_size):
-    dtype = data.draw(formats(model))
-    card = get_gpu(data.draw(st.sampled_from(list_gpus())))
+@given(st.data(), models, tokens, batches, st.sampled_from(WEIGHTS))
+def test_bytes_of_models(page, data, model, num_tokens, batch_size, weights):
+    dtype, layout = data.draw(formats(model)), data.draw(spread(model))
     entry = (model, num_tokens, batch_size, dtype)
     same(
         page,
         [cost.kv_cache_bytes(*entry), "kv_cache_bytes", *entry],
         [cost.index_cache_bytes(*entry), "index_cache_bytes", *entry],
         [cost.state_bytes(model), "state_bytes", model],
-        [cost.weight_bytes(model), "weight_bytes", model],
+        [cost.weight_bytes(model, weights), "weight_bytes", model, weights],
         [cost.sequence_bytes(model, num_tokens, dtype), "sequence_bytes", model, num_tokens, dtype],
-        [cost.fit(model, card, *entry[1:]), "fit", model, card, *entry[1:]],
     )
+    same_room(page, model, layout, num_tokens, batch_size, dtype, weights)
+
+
+def test_every_model_in_three_layouts_and_all_formats(page):
+    """All 71, with the weights as published and in each format, on eight GPUs; a layout that is refused is refused."""
+    for name in list_models():
+        model = get_model(name)
+        for layout in cost.layouts(8).values():
+            try:
+                cost.check_layout(model, layout)
+            except ValueError:
+                same(page, [False, "allowed", model, layout])
+                continue
+            for dtype, weights in zip_longest(possible(model), WEIGHTS):
+                same_room(page, model, layout, 131_072, 3, dtype or "bf16", weights)
+
+
+def test_three_layouts(page):
+    same(page, *[[cost.layouts(count), "layouts", count] for count in (1, 8, 1024)])
+    rows = page.evaluate("Object.entries(ROWS).map(([name, { kind }]) => [name, kind])")
+    assert rows == [[name, row.kind] for name, row in cost.ROWS.items()]
 
 
 @many
 @given(st.data(), st.sampled_from(["kv", "index"]), tokens, st.integers(1, 1000), st.none() | st.integers(1, 5000))
 def test_windows_blocks_and_unknown_states(page, data, role, num_tokens, elements, window):
-    stride, layers = data.draw(st.integers(1, 64)), data.draw(st.integers(1, 99))
-    group = CacheGroup(role=role, layers=layers, elements=elements, window=window, stride=stride)
+    stride, layers, heads = data.draw(st.integers(1, 64)), data.draw(st.integers(1, 99)), data.draw(st.integers(1, 9))
+    group = CacheGroup(role=role, layers=layers, elements=heads * elements, window=window, stride=stride, heads=heads)
     state = data.draw(st.none() | st.integers(0, 10**9))
-    model = get_model("deepseek-v3").model_copy(update={"cache": (group, group), "state_elements": state})
-    dtype = data.draw(st.sampled_from(NAMES))
+    changes = {"cache": (group, group), "state_elements": state, "state_heads": data.draw(st.integers(1, 64))}
+    changes["shared_state_elements"] = data.draw(st.integers(0, state or 0))
+    changes["weights"] = data.draw(st.none() | st.just(Weights(attention="bf16", others="fp4", source="drawn")))
+    model = get_model("deepseek-v3").model_copy(update=changes)
+    dtype = data.draw(st.sampled_from(possible(model)))
     same(
         page,
         [group.num_entries(num_tokens), "num_entries", group.model_dump(), num_tokens],
         [cost.sequence_bytes(model, num_tokens, dtype), "sequence_bytes", model, num_tokens, dtype],
-        [cost.fit(model, "l4", num_tokens, 3, dtype), "fit", model, get_gpu("l4"), num_tokens, 3, dtype],
     )
+    same_room(page, model, data.draw(spread(model)), num_tokens, 3, dtype, None)
 
 
 @many
@@ -148,6 +211,8 @@ def test_bytes_and_kinds_of_layers(page, data, config, num_tokens):
     same(
         page,
         [config.kind, "kind", config],
+        [cost.attention_parameters(config)._asdict(), "attention_parameters", config],
+        [cost.num_attention_parameters(config), "num_attention_parameters", config],
         [config.elements_per_token, "elements_per_token", config],
         [cost.kv_cache_bytes(config, num_tokens, 3, dtype), "kv_cache_bytes", config, num_tokens, 3, dtype],
     )
@@ -205,7 +270,7 @@ def test_rotations(page, x, position, theta):
     assert shown[1] == pytest.approx(turned.flatten().tolist(), abs=1e-8)
 
 
-@pytest.mark.parametrize("name", NAMES[:-1])
+@pytest.mark.parametrize("name", get_args(cost.NumberFormat))
 def test_bytes_of_a_number(page, name):
     same(page, [cost.bytes_per_number(name), "bytes_per_number", name])
 
@@ -213,6 +278,13 @@ def test_bytes_of_a_number(page, name):
 @given(st.integers(1, 64), st.integers(0, 512))
 def test_bytes_of_a_row(page, blocks, rope):
     same(page, [cost.fp8_row_bytes(128 * blocks, rope), "fp8_row_bytes", 128 * blocks, rope])
+    for dtype in cost.rows_of("mla"):
+        same(page, [cost.mla_row_bytes(128 * blocks, rope, dtype), "mla_row_bytes", 128 * blocks, rope, dtype])
+
+
+@given(st.integers(0, 10**13), st.sampled_from(WEIGHTS[1:]))
+def test_bytes_of_weights(page, number, dtype):
+    same(page, [cost.bytes_of_weights(number, dtype), "bytes_of_weights", number, dtype])
 
 
 # Words

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from mla_edu.book.widgets import KVCacheExplorer
-from mla_edu.book.widgets.kv_cache_explorer import DTYPES, own_model, quantities
+from mla_edu.book.widgets.kv_cache_explorer import DTYPES, WEIGHTS, own_model, quantities
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 
 PAGES = ["book/index.html", "book/what-the-cache-costs.html"]
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8").rstrip(";\n")
 ROOT_OF = '[data-widget="kv-cache-explorer"]'
-NUMBERS = ("bytes_per_token", "bytes_per_sequence", "bytes_total", "num_gpus", "max_sequences", "max_tokens")
+NUMBERS = ("bytes_per_token", "bytes_per_sequence", "bytes_total", "weight_bytes")
+EACH = ("weight_bytes", "bytes_per_sequence", "copies", "max_sequences", "max_tokens")
 OWN = [
     {"num_layers": 7, "num_attention_heads": 24, "num_key_value_heads": 3, "head_dim": 80},
     {"num_attention_heads": 12, "num_key_value_heads": 12, "num_parameters": 0},
@@ -53,9 +54,12 @@ def explore(open_page, bare):
     return start
 
 
-def expected(model, gpu, tokens, batch, dtype):
-    found = quantities(model, get_gpu(gpu), tokens, batch, dtype)
-    return {name: "" if found[name] is None else str(found[name]) for name in NUMBERS}
+def expected(model, gpu, tokens, batch, dtype, gpus=8, weights="published"):
+    found = quantities(model, get_gpu(gpu), tokens, batch, dtype, gpus, weights)
+    numbers = {name: found[name] for name in NUMBERS}
+    for way, each in found["on_each"].items():
+        numbers |= {f"{way}.{name}": each and each[name] for name in EACH}
+    return {name: "" if number is None else str(number) for name, number in numbers.items()}
 
 
 def number(page, quantity):
@@ -86,17 +90,19 @@ def test_page_shows_what_python_computes(explore):
     names, gpus = list_models(), itertools.cycle(list_gpus())
     fours = [names[i : i + 4] for i in range(0, len(names), 4)]
     points = itertools.cycle(itertools.product((1, 1000, 131_072, 1_048_576), (33, 65_536, 1), DTYPES))
-    grid = [(four, *next(points), next(gpus)) for four in fours + fours[::-1]]
+    others = itertools.cycle(itertools.product((8, 1, 3, 72, 1024), WEIGHTS))
+    grid = [(four, *next(points), next(gpus), *next(others)) for four in 2 * (fours + fours[::-1])]
     found = explore().evaluate(
-        """(grid) => grid.map(([four, tokens, batch, dtype, gpu]) => {
+        """(grid) => grid.map(([four, tokens, batch, dtype, gpu, gpus, weights]) => {
           ["model", "model-2", "model-3", "model-4"].forEach((control, i) => shown.set(control, four[i] ?? ""));
-          for (const [name, value] of Object.entries({ tokens, batch, dtype, gpu })) shown.set(name, value);
+          const settings = { tokens, batch, dtype, gpu, gpus, weights };
+          for (const [name, value] of Object.entries(settings)) shown.set(name, value);
           return explorer.read();
         })""",
         grid,
     )
-    for (four, tokens, batch, dtype, gpu), shown in zip(grid, found, strict=True):
-        assert shown == [expected(get_model(name), gpu, tokens, batch, dtype) for name in four]
+    for (four, tokens, batch, dtype, gpu, *others), shown in zip(grid, found, strict=True):
+        assert shown == [expected(get_model(name), gpu, tokens, batch, dtype, *others) for name in four]
 
 
 def test_another_attention_counts_as_in_python(explore):
@@ -146,6 +152,24 @@ def test_page_shows_the_explorer_without_a_network(explore, serve, html, name):
     assert not [url for url in requests if not url.endswith("favicon.svg")]  # Chromium asks again at a new address
 
 
+def test_what_cannot_be_known_is_said(explore):
+    page = explore("?models=deepseek-67b,gemma-3-1b")
+    rows = [
+        page.locator(f"{ROOT_OF} [data-model={name}] tbody tr").all_inner_texts()
+        for name in ("deepseek-67b", "gemma-3-1b")
+    ]
+    assert [row.split("\t")[1] for row in rows[0]] == ["not known"] * 3
+    assert [row.split("\t")[2] for row in rows[1]] == ["–", "548 MB", "–"]  # four heads on eight GPUs
+    about = page.locator(f"{ROOT_OF} .mla-part-about").inner_text()
+    assert "In which format they are published is not known: DeepSeek-67B." in about
+    assert "8 GPUs are more than the heads: Gemma-3-1b." in about and "Weights: Gemma-3-1b bf16." in about
+    assert (
+        "What fits on 8 × NVIDIA B200 180GB (HGX, DGX) is not known." in page.locator("[aria-live=polite]").inner_text()
+    )
+    page.locator(f"{ROOT_OF} [name=weights]").select_option("bf16")
+    assert number(page, "weight_bytes") == 134 * 10**9
+
+
 def test_page_opened_from_disk_shows_the_explorer(explore, html):
     page = explore("?models=llama-2-7b", base=f"{html.as_uri()}/{PAGES[0]}")
     assert number(page, "bytes_per_token") == 524_288
@@ -184,12 +208,18 @@ def test_keyboard_alone_is_enough(explore):
     ]
     page.keyboard.type("NVIDIA H100")
     assert value(page, "gpu") == "h100"
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowUp")
+    assert value(page, "gpus") == "9"
+    page.keyboard.press("Tab")
+    page.keyboard.type("fp8")
+    assert value(page, "weights") == "fp8"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_explorer_with_all_that_it_can_show_is_legible_and_fits(explore, serve, html, theme, width):
-    query = "?models=own,deepseek-v3,gemma-3-27b,no-such-model&dtype=fp8_mla&tokens=1048576&batch=65536"
+    query = "?models=own,deepseek-v3,gemma-3-27b,no-such-model&dtype=fp8_mla&tokens=1048576&batch=65536&gpus=1024"
     look = {"viewport": {"width": width, "height": 900}, "color_scheme": theme}
     page = explore(query, base=serve(html) + PAGES[1], **look)
     page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
@@ -221,7 +251,7 @@ def test_one_input_is_answered_once_and_touches_no_control(explore):
     for each in work:
         assert sorted(place for place in each["places"] if place not in text) == ["mla-kvx-results", "mla-kvx-what-if"]
     assert len({each["elements"] for each in work}) == 1
-    assert work[0]["elements"] < 150
+    assert work[0]["elements"] < 270
     assert number(page, "bytes_per_sequence") == 70_272 * int(value(page, "tokens"))
 
 
@@ -230,9 +260,15 @@ def test_one_input_is_answered_once_and_touches_no_control(explore):
 
 def test_address_restores_the_view(explore):
     page = explore()
-    for name, choice in {"model": "own", "model-2": "gemma-3-27b", "dtype": "fp8", "gpu": "mi300x"}.items():
+    for name, choice in {
+        "model": "own",
+        "model-2": "gemma-3-27b",
+        "dtype": "fp8",
+        "gpu": "mi300x",
+        "weights": "fp4",
+    }.items():
         page.locator(f"{ROOT_OF} [name={name}]").select_option(choice)
-    for name, text in {"tokens": "5000", "batch": "12", "num_layers": "9", "kv_lora_rank": "256"}.items():
+    for name, text in {"tokens": "5000", "batch": "12", "gpus": "16", "num_layers": "9", "kv_lora_rank": "256"}.items():
         page.locator(f"{ROOT_OF} [name={name}]").fill(text)
     page.wait_for_url(re.compile("kv_lora_rank=256"))
     again = explore("?" + page.url.partition("?")[2])
@@ -257,6 +293,9 @@ def test_untouched_explorer_leaves_the_address_alone(explore, bare):
         ("batch=0", "sequences at once: 0 became 1.", {"batch": "1"}),
         ("batch=", "sequences at once: ignored “”", {"batch": "1"}),
         ("dtype=constructor", "dtype: ignored “constructor”", {"dtype": "bf16"}),
+        ("gpus=0", "how many: 0 became 1.", {"gpus": "1"}),
+        ("gpus=4096", "how many: 4096 became 1,024.", {"gpus": "1024"}),
+        ("weights=toString", "weights: ignored “toString”", {"weights": "published"}),
         ("gpu=__proto__", "gpu: ignored “__proto__”", {"gpu": "b200"}),
         ("models=no-such-model", "model: ignored “no-such-model”", {"model": "deepseek-v3"}),
         ("models=llama-2-7b,<img src=x onerror=alert(1)>", "ignored “<img src=x", {"model": "llama-2-7b"}),

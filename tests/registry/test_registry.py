@@ -137,6 +137,30 @@ def test_deepseek_v4_keeps_a_window_everywhere_and_entries_per_block():
     assert sum(group.layers for group in get_model("deepseek-v4-pro").cache[1:3]) == 61
 
 
+def test_weights_have_the_format_that_their_makers_publish_or_none():
+    formats = {name: get_model(name).weights for name in list_models()}
+    known = {name: weights for name, weights in formats.items() if weights is not None}
+    assert len(known) == 38 and all(len(weights.source) > 20 for weights in known.values())
+    by_format = {name: (weights.attention, weights.others) for name, weights in known.items()}
+    assert by_format["deepseek-v3"] == ("fp8", "fp8") and by_format["llama-3.1-70b"] == ("bf16", "bf16")
+    assert by_format["gpt-oss-120b"] == ("bf16", "fp4") and by_format["kimi-k2.5"] == ("bf16", "int4")
+    assert formats["palm-540b"] is None  # nobody has seen its weights
+
+
+@pytest.mark.parametrize("weights", [{"attention": "bf16"}, {"attention": "fp6", "others": "fp6", "source": "none"}])
+def test_weights_of_another_format_or_without_a_source_are_refused(weights):
+    with pytest.raises(ValueError, match="weights"):
+        Entry(**ENTRIES["deepseek-v3"] | {"weights": weights})
+
+
+def test_heads_of_a_cache_are_those_that_gpus_can_share_out():
+    def heads(name):
+        return [group.heads for group in get_model(name).cache if group.role == "kv"]
+
+    assert heads("deepseek-v3") == heads("palm-540b") == [1] and heads("llama-3.1-70b") == [8]
+    assert heads("mimo-v2-flash") == [4, 8] and heads("deepseek-v4-pro") == [1, 1, 1]
+
+
 def test_recurrent_states_are_counted_and_absent_elsewhere():
     # Kimi delta attention: d x d per head, and the last 4 inputs of three convolutions.
     assert get_model("kimi-linear-48b-a3b").state_elements == 20 * (32 * 128 * 128 + 3 * 32 * 128 * 4)

@@ -1,55 +1,6 @@
-// The cache explorer in the browser: words and settings, then the view.
+// The cache explorer in the browser: settings, then the view.
 
 const MOST_MODELS = 4;
-
-// --- words
-
-const KINDS = {
-  mla: "Latent attention (MLA)",
-  mha: "Multi-head (MHA)",
-  gqa: "Grouped-query (GQA)",
-  mqa: "Multi-query (MQA)",
-  csa: "Compressed sparse (CSA)",
-};
-const DTYPES = {
-  fp32: "fp32, 4 bytes",
-  fp16: "fp16, 2 bytes",
-  bf16: "bf16, 2 bytes",
-  fp8: "fp8, 1 byte",
-  fp8_mla: "fp8 with scales, 656 bytes (MLA)",
-};
-const LABELS = {
-  tokens: "tokens in a sequence",
-  batch: "sequences at once",
-  num_layers: "layers",
-  num_attention_heads: "query heads",
-  num_key_value_heads: "key/value heads",
-  head_dim: "width of a head",
-  kv_lora_rank: "latent (0: none)",
-  qk_rope_head_dim: "rotary key",
-  num_parameters: "parameters (0: unknown)",
-};
-
-function sentence(entry, found, gpu, tokens, batch) {
-  const cost =
-    `${entry.title} keeps ${size(found.bytes_per_token)} for a token and ${size(found.bytes_per_sequence)} ` +
-    `for a sequence of ${count(tokens)} tokens.`;
-  if (found.num_gpus === null) return `${cost} How much fits beside its weights is not known.`;
-  const room = `${count(found.num_gpus)} × ${gpu.title} with ${size(found.free_bytes)} to spare`;
-  const number = { null: "any number of", 0: "no", 1: "one" }[found.max_sequences] ?? count(found.max_sequences);
-  const many = `${number} such sequence${number === "no" || number === "one" ? "" : "s"}`;
-  const long = found.max_tokens === null ? "any length" : `at most ${count(found.max_tokens)} tokens`;
-  return `${cost} Beside its weights, on ${room}, there is room for ${many}, or for ${count(batch)} of ${long}.`;
-}
-
-function remark(shown, dtype) {
-  const said = [
-    "Bars: one sequence. Weights in bf16, recurrent states in fp32. Per token: the first one. 1 GB = 10⁹ bytes.",
-  ];
-  const plain = shown.filter(([, found]) => found.dtype !== dtype).map(([entry]) => entry.title);
-  if (plain.length) said.push(`The 656-byte layout is for MLA; counted in plain fp8: ${plain.join(", ")}.`);
-  return said.join(" ");
-}
 
 // --- settings
 
@@ -68,7 +19,7 @@ function whole(dims, said) {
 // The settings that an address holds, as far as they mean something; what does not is said
 function restored(address, { models, gpus, limits, own_limits }, own, said) {
   const settings = {};
-  const known = { gpu: gpus.map(({ name }) => name), dtype: Object.keys(DTYPES) };
+  const known = { gpu: gpus.map(({ name }) => name), dtype: Object.keys(DTYPES), weights: Object.keys(WEIGHTS) };
   const names = [OWN, ...models.map(({ name }) => name)];
   const ignored = (name, text, why) => said.push(`${name}: ignored “${text.slice(0, 40)}”, which is ${why}.`);
   const number = (name, text, limit) => {
@@ -131,8 +82,33 @@ function alternatives(entry, found, num_tokens, dtype) {
   ];
 }
 
-function result(entry, found, largest) {
+// What the fullest GPU holds: a row for each layout
+function layout_rows(found) {
   const missing = found.weight_bytes === null ? "not known" : "no limit";
+  const cell = (way, name, value, written, none) => {
+    const title = typeof value === "bigint" ? count(value) : null;
+    const shown = value === null ? none : written(value);
+    return h("td", { "data-quantity": `${way}.${name}`, "data-value": value ?? "", title }, shown);
+  };
+  const nothing = { weight_bytes: null, bytes_per_sequence: null, copies: null, max_sequences: null, max_tokens: null };
+  return Object.entries(found.on_each).map(([way, each]) => {
+    const values = each ?? nothing;
+    const none = each === null ? "–" : missing;
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row", title: WITH[way] }, way),
+      cell(way, "weight_bytes", values.weight_bytes, size, each === null ? "–" : "not known"),
+      cell(way, "bytes_per_sequence", values.bytes_per_sequence, size, none),
+      cell(way, "copies", values.copies, count, none),
+      cell(way, "max_sequences", values.max_sequences, large, none),
+      cell(way, "max_tokens", values.max_tokens, large, none),
+    );
+  });
+}
+
+function result(entry, found, largest) {
+  const heads = ["on each GPU", "weights", "sequence", "copies", "fit", "tokens"];
   return h(
     "div",
     {
@@ -150,9 +126,13 @@ function result(entry, found, largest) {
       quantity("per token", "bytes_per_token", found.bytes_per_token, size),
       quantity("per sequence", "bytes_per_sequence", found.bytes_per_sequence, size),
       quantity("in all", "bytes_total", found.bytes_total, size),
-      quantity("GPUs needed", "num_gpus", found.num_gpus, count, "not known"),
-      quantity("sequences fit", "max_sequences", found.max_sequences, count, missing),
-      quantity("tokens fit", "max_tokens", found.max_tokens, count, missing),
+      quantity("weights", "weight_bytes", found.weight_bytes, size, "not known"),
+    ),
+    h(
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, ...heads.map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, ...layout_rows(found)),
     ),
   );
 }
@@ -165,6 +145,8 @@ function model_choices(models, optional) {
   return [...options(optional ? [["", "—"]] : []), ...groups, ...options([[OWN, "Own dimensions …"]])];
 }
 
+const shown_settings = ["tokens", "batch", "dtype", "gpu", "gpus", "weights"];
+
 function render({ model, el, address }) {
   const data = JSON.parse(model.get("data"));
   const registry = exact(data);
@@ -176,7 +158,7 @@ function render({ model, el, address }) {
 
   function shared() {
     const names = model.get("models");
-    const settings = Object.fromEntries(["tokens", "batch", "dtype", "gpu"].map((name) => [name, model.get(name)]));
+    const settings = Object.fromEntries(shown_settings.map((name) => [name, model.get(name)]));
     const dims = Object.entries(own()).map(([name, value]) => [name, names.includes(OWN) ? value : null]);
     return { models: names.join(","), ...settings, ...Object.fromEntries(dims) };
   }
@@ -225,6 +207,18 @@ function render({ model, el, address }) {
       choices: options(data.gpus.map(({ name, title }) => [name, title])),
       take: (gpu) => change({ gpu }),
     }),
+    view.number_field({
+      name: "gpus",
+      label: LABELS.gpus,
+      limits: data.limits.gpus,
+      take: (gpus, said) => change({ gpus }, said),
+    }),
+    view.picker({
+      name: "weights",
+      label: "weights",
+      choices: options(Object.entries(WEIGHTS)),
+      take: (weights) => change({ weights }),
+    }),
   ];
   const own_fields = new Map(
     Object.entries(data.own_limits).map(([name, limits]) => {
@@ -240,12 +234,12 @@ function render({ model, el, address }) {
   own_set.append(...[...own_fields.values()].map(({ element }) => element));
 
   function paint() {
-    const [names, dtype] = [model.get("models"), model.get("dtype")];
-    const [num_tokens, batch_size] = [BigInt(model.get("tokens")), BigInt(model.get("batch"))];
-    const gpu = registry.gpus.find(({ name }) => name === model.get("gpu"));
+    const names = model.get("models");
+    const asked = exact(Object.fromEntries(shown_settings.map((name) => [name, model.get(name)])));
+    asked.gpu = registry.gpus.find(({ name }) => name === asked.gpu);
     const entry_of = (name) =>
       name === OWN ? own_model(exact(own())) : registry.models.find((entry) => entry.name === name);
-    const shown = names.map(entry_of).map((entry) => [entry, quantities(entry, gpu, num_tokens, batch_size, dtype)]);
+    const shown = names.map(entry_of).map((entry) => [entry, quantities(entry, asked)]);
     const largest = shown.reduce(
       (most, [, found]) => (found.bytes_per_sequence > most ? found.bytes_per_sequence : most),
       0n,
@@ -256,9 +250,9 @@ function render({ model, el, address }) {
     own_fields.get("num_key_value_heads").element.hidden = own().kv_lora_rank > 0;
     own_fields.get("qk_rope_head_dim").element.hidden = own().kv_lora_rank === 0;
     results.replaceChildren(...shown.map(([entry, found]) => result(entry, found, largest)));
-    others.replaceChildren(...alternatives(...shown[0], num_tokens, dtype));
-    view.summary.textContent = sentence(...shown[0], gpu, num_tokens, batch_size);
-    remarks.textContent = remark(shown, dtype);
+    others.replaceChildren(...alternatives(...shown[0], asked.tokens, asked.dtype));
+    view.summary.textContent = sentence(...shown[0], asked);
+    remarks.textContent = remark(shown, asked);
   }
 
   if (address) {
@@ -266,7 +260,7 @@ function render({ model, el, address }) {
     for (const [name, value] of Object.entries(restored(address, data, own(), said))) model.set(name, value);
     view.note.textContent = said.filter((text) => text !== "").join(" ");
   }
-  const watched = ["models", "tokens", "batch", "dtype", "gpu", "own"];
+  const watched = ["models", ...shown_settings, "own"];
   return view.show(watched, paint, controls(fields), own_set, view.note, view.summary, results, others, remarks);
 }
 

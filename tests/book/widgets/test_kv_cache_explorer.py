@@ -1,22 +1,26 @@
 """The cache explorer in Python: answers of the cost model, checked settings, a table where no widget can run."""
 
+import itertools
+
 import pytest
 
 from mla_edu import cost
 from mla_edu.book.widgets import KVCacheExplorer
-from mla_edu.book.widgets.kv_cache_explorer import OWN_LIMITS, cache_dtype, own_model, what_if
+from mla_edu.book.widgets.kv_cache_explorer import DTYPES, OWN_LIMITS, cache_dtype, own_model, what_if
 from mla_edu.registry import get_model, list_models
 
 
 def test_answers_are_those_of_the_cost_model():
-    explorer = KVCacheExplorer(models=["llama-3.1-70b"], tokens=8192, batch=3, dtype="fp8", gpu="h100")
-    fit = cost.fit("llama-3.1-70b", "h100", 8192, 3, "fp8")
+    explorer = KVCacheExplorer(models=["llama-3.1-70b"], tokens=8192, batch=3, dtype="fp8", gpu="h100", gpus=4)
     (found,) = explorer.quantities
     assert found["bytes_per_token"] == cost.kv_cache_bytes("llama-3.1-70b", 1, 1, "fp8")
     assert found["bytes_per_sequence"] == cost.sequence_bytes("llama-3.1-70b", 8192, "fp8")
     assert found["bytes_total"] == 3 * found["bytes_per_sequence"]
-    assert found["max_sequences"] == fit.max_sequences
-    assert found["max_tokens"] == fit.max_tokens
+    for way, layout in cost.layouts(4).items():
+        fit, each = cost.fit("llama-3.1-70b", "h100", 8192, layout, 3, "fp8"), found["on_each"][way]
+        assert (each["weight_bytes"], each["max_sequences"]) == (fit.weight_bytes, fit.max_sequences)
+        assert each["max_tokens"] == fit.max_tokens and each["copies"] == 1
+        assert each["bytes_per_sequence"] == cost.sequence_share("llama-3.1-70b", 8192, layout, "fp8").total
     assert KVCacheExplorer(models=["deepseek-v3"], tokens=131072).quantities[0]["bytes_per_token"] == 70272
 
 
@@ -26,6 +30,15 @@ def test_attributes_can_be_set_and_change_the_answers():
     explorer.dtype, explorer.tokens = "fp8_mla", 1000
     assert explorer.quantities[0]["bytes_per_token"] == 61 * 656
     assert explorer.quantities[0]["bytes_per_sequence"] == 61 * 656 * 1000
+
+
+def test_a_latent_is_on_every_gpu_and_few_heads_leave_no_layout():
+    v3, gemma = KVCacheExplorer(models=["deepseek-v3", "gemma-3-1b"]).quantities
+    assert [each["copies"] for each in v3["on_each"].values()] == [8, 1, 1]
+    assert v3["weights"] == {"attention": "fp8", "others": "fp8"} and v3["weight_bytes"] == 671 * 10**9
+    assert gemma["on_each"]["tensor"] is gemma["on_each"]["context"] is None
+    explorer = KVCacheExplorer(models=["deepseek-v3"], weights="bf16")
+    assert explorer.quantities[0]["weight_bytes"] == 2 * 671 * 10**9
 
 
 def test_answers_follow_the_models():
@@ -43,7 +56,9 @@ def test_answers_follow_the_models():
         ({"tokens": 0}, "tokens is 0; expected an integer from 1 to 1,048,576"),
         ({"tokens": 2**20 + 1}, "tokens is 1048577"),
         ({"batch": 70_000}, "batch is 70000; expected an integer from 1 to 65,536"),
-        ({"dtype": "int4"}, "dtype is 'int4'; expected fp32, fp16, bf16, fp8 or fp8_mla"),
+        ({"dtype": "int4"}, "dtype is 'int4'; expected fp32, fp16, bf16, fp8, fp8_mla"),
+        ({"weights": "fp6"}, "weights is 'fp6'; expected published, fp32"),
+        ({"gpus": 0}, "gpus is 0; expected an integer from 1 to 1,024"),
         ({"gpu": "h1000"}, "unknown GPU 'h1000'; nearest: .*h100"),
         ({"own": {"heads": 1}}, "own has 'heads'; expected num_layers"),
         ({"own": {"num_layers": 0}}, r"own\['num_layers'\] is 0; expected an integer from 1 to 1,000"),
@@ -89,18 +104,23 @@ def test_another_attention_changes_the_layers_alone():
     assert what_if(get_model("mimo-v2-flash")) == {}
 
 
-def test_the_656_byte_layout_is_for_models_that_have_it():
+def test_a_row_is_for_models_that_have_it():
     assert cache_dtype(get_model("deepseek-v3"), "fp8_mla") == "fp8_mla"
-    assert cache_dtype(get_model("llama-3.1-70b"), "fp8_mla") == "fp8"
-    for name in list_models():
-        cost.kv_cache_bytes(name, 1, 1, cache_dtype(get_model(name), "fp8_mla"))
+    assert cache_dtype(get_model("llama-3.1-70b"), "fp4_mla_352") == "fp8"
+    assert cache_dtype(get_model("deepseek-v4-pro"), "fp8_csa") == "fp8_csa"
+    assert (
+        cache_dtype(get_model("deepseek-v3"), "fp8_csa")
+        == cache_dtype(get_model("deepseek-v4-pro"), "fp8_mla")
+        == "fp8"
+    )
+    for name, dtype in itertools.product(list_models(), DTYPES):
+        cost.kv_cache_bytes(name, 1, 1, cache_dtype(get_model(name), dtype))
 
 
 def test_viewers_that_run_no_widget_get_a_table():
     data, _ = KVCacheExplorer(models=["deepseek-v3"])._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
     for text in (data["text/plain"], data["text/html"]):
-        assert "1 x 131,072 tokens; cache bf16; NVIDIA H200" in text
-        assert "70,272" in text
-        assert "9,210,691,584" in text
-    assert data["text/html"].count("<tr>") == 2
+        assert "1 x 131,072 tokens; cache bf16; weights published; 8 x NVIDIA H200" in text
+        assert "9,210,691,584" in text and "1,151,336,448" in text
+    assert data["text/html"].count("<tr>") == 4

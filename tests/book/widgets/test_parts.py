@@ -60,7 +60,7 @@ def run(code):
 
 def test_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from mla_edu.book.widgets import KVCacheExplorer"
-    result = run(f"{code}; print(KVCacheExplorer().quantities[0]['max_tokens'])")
+    result = run(f"{code}; print(KVCacheExplorer().quantities[0]['bytes_total'])")
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 0
 
