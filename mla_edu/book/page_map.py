@@ -19,7 +19,7 @@ class PageNow:
 
     Attributes:
         state: ``"free"``, ``"idle"`` or ``"held"``.
-        names: of the requests that hold it; of an idle one, those that held it last.
+        names: of the requests that hold it; of an idle one, those whose text is in it.
         filled: tokens in it.
     """
 
@@ -92,8 +92,7 @@ def record(engine: "Engine", arrivals: Iterable[Arrival]) -> tuple[list[Frame], 
     for before, _, _ in coming:
         check_integer("the step of an arrival", before)
     requests: list[Request] = []
-    last: list[tuple[str, ...]] = [()] * engine.table.allocator.num_pages
-    frames = [Frame(("Nothing has run yet",), _pages(engine, [], last), ())]
+    frames = [Frame(("Nothing has run yet",), _pages(engine, []), ())]
     while coming or not engine.is_idle:
         came = []
         while coming and coming[0][0] <= len(frames):
@@ -102,14 +101,12 @@ def record(engine: "Engine", arrivals: Iterable[Arrival]) -> tuple[list[Frame], 
             came.append(f"{letter(requests[-1])} arrives with {_tokens(len(prompt))}")
         kept = engine.scheduler.allocator.named()
         events = engine.step()
-        pages = _pages(engine, requests, last)
-        last = [page.names for page in pages]
         still = engine.scheduler.allocator.named()
         evicted = [f"page {page} is evicted" for page, prefix in kept.items() if still.get(page) is not prefix]
         said = [*came, *map(_sentence, events), *evicted]
         spent = {event.request: event.count for event in events if event.kind == "computed"}
         now = tuple(_request(engine, request, spent.get(request, 0)) for request in requests)
-        frames.append(Frame(tuple(said) or ("Nothing to do",), pages, now))
+        frames.append(Frame(tuple(said) or ("Nothing to do",), _pages(engine, requests), now))
     return frames, requests
 
 
@@ -125,7 +122,7 @@ def example_run() -> list[Frame]:
     widths = {"qk_nope_head_dim": 5, "qk_rope_head_dim": 4, "v_head_dim": 6}
     sizes = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "layers": ["mla", "mla"]}
     model = Decoder(ModelConfig.model_validate(sizes | {"mla": mla | widths}), dtype=torch.float64)
-    randomize(model, seed=5).requires_grad_(False)
+    randomize(model, seed=2).requires_grad_(False)
     system = [7, 3, 11, 29, 5, 17, 2, 31]
     arrivals: list[Arrival] = [
         (1, [*system, 9], 8),
@@ -140,7 +137,7 @@ def example_run() -> list[Frame]:
 def page_map(frames: Sequence[Frame], alt: str, *, first: int = 1) -> Picture:
     """The pages after each step: a row for a step, a column for a page, in it the letters of those who hold it.
 
-    A free page is empty, an idle one grey with small letters of those who held it last, a shared one darker. At the
+    A free page is empty, an idle one grey with small letters of those whose text is in it, a shared one darker. At the
     right of each row stands how many tokens the step computed, and for whom.
 
     Args:
@@ -180,23 +177,21 @@ def _box(x: int, y: int, face: object) -> object:
     return Rectangle((x - 0.44, y - 0.42), 0.88, 0.84, facecolor=face, edgecolor=NEUTRAL, linewidth=0.8)
 
 
-def _pages(engine: "Engine", requests: Sequence["Request"], last: Sequence[tuple[str, ...]]) -> tuple[PageNow, ...]:
+def _pages(engine: "Engine", requests: Sequence["Request"]) -> tuple[PageNow, ...]:
     table, allocator = engine.table, engine.scheduler.allocator
-    names: dict[int, list[str]] = {}
+    holders: dict[int, list[str]] = {}
     filled: dict[int, int] = {}
     for request in requests:
-        if request.row is None:
-            continue
-        for place, page in enumerate(table.pages_of[request.row]):
-            names.setdefault(page, []).append(letter(request))
-            filled[page] = min(table.lengths[request.row] - place * table.page_size, table.page_size)
-    pages = []
+        for place, page in enumerate([] if request.row is None else table.pages_of[request.row]):
+            holders.setdefault(page, []).append(letter(request))
+            filled[page] = min(engine.scheduler.num_computed(request) - place * table.page_size, table.page_size)
+    named, pages = allocator.named(), []
     for page in range(allocator.num_pages):
-        state = allocator.state(page)
-        if state == "held":
-            pages.append(PageNow("held", tuple(names[page]), filled[page]))
-        elif state == "idle":
-            pages.append(PageNow("idle", last[page], table.page_size))
+        if page in holders:
+            pages.append(PageNow("held", tuple(holders[page]), filled[page]))
+        elif page in named:
+            owners = tuple(letter(request) for request in requests if named[page] in request.prefixes)
+            pages.append(PageNow("idle", owners, table.page_size))
         else:
             pages.append(PageNow("free", (), 0))
     return tuple(pages)
