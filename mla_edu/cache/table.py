@@ -184,13 +184,14 @@ class SequenceTable:
             raise ValueError("a step is under way; expected truncate after it")
         self.check_sequences(sequences)
         chosen = range(self.batch_size) if sequences is None else sequences
-        for sequence in chosen:
-            self.lengths[sequence] = min(self.lengths[sequence], length)
+        longer = [sequence for sequence in chosen if self.lengths[sequence] > length]
+        for sequence in longer:
+            self.lengths[sequence] = length
         if sequences is None:
             self.seq_lens.clamp_(max=length)  # nothing crosses from the host: a CUDA graph can hold it
-        else:
-            self.seq_lens.copy_(torch.tensor(self.lengths))
-        self._release(chosen)
+        elif longer:
+            self.seq_lens[longer] = length
+        self._release(longer)
 
     def check_sequences(self, sequences: Sequence[int] | None) -> None:
         """Raise ``ValueError`` unless all are there and each is named once."""

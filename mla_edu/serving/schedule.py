@@ -122,8 +122,10 @@ class Scheduler:
         added = request.accept(chosen)
         if chosen:
             request.forget_drafts()
-            self.table.truncate(min(num_right, len(request.tokens)), [request.row])
-        if self.share:
+            stays = min(num_right, len(request.tokens))
+            if self.num_computed(request) > stays:
+                self.table.truncate(stays, [request.row])
+        if self.share and self.num_computed(request) // self.table.page_size > request.num_named:
             self._name(request)
         if request.is_over:
             self._leave(request)
@@ -155,7 +157,7 @@ class Scheduler:
         return self.num_computed(request)
 
     def _name(self, request: Request) -> None:
-        """Name the pages that are full of tokens which stay."""
+        """Name the pages that have become full of tokens which stay."""
         assert request.row is not None
         request.prefixes = self.allocator.prefixes(request.tokens, request.prefixes)
         full = min(self.num_computed(request) // self.table.page_size, len(request.prefixes))

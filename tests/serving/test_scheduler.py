@@ -154,16 +154,24 @@ def plays(draw):
         st.sampled_from(((), (), (), (0,), (1, 2))),
     )
     cancel = st.tuples(st.just("cancel"), st.integers(0, 9))
-    moves = draw(st.lists(st.one_of(submit, st.just(("step",)), st.just(("step",)), cancel), min_size=1, max_size=25))
+    again = st.tuples(st.just("again"), st.integers(0, 9), st.integers(0, 9))
+    steps = st.tuples(st.just("step"), st.integers(1, 4))
+    moves = draw(st.lists(st.one_of(submit, steps, again, cancel, steps), min_size=1, max_size=25))
     return setting, beginning, moves
 
 
 def play(setting, beginning, moves):
     oracle = Oracle(**setting)
     for move in moves:
-        if move[0] == "submit":
-            _, shared, own, count, stop = move
-            prompt = beginning[:shared] + own or [1]
+        if move[0] in ("submit", "again"):
+            if move[0] == "submit":
+                _, shared, own, count, stop = move
+                prompt = beginning[:shared] + own or [1]
+            elif oracle.requests:  # a text, or the beginning of one, that was there before
+                text = oracle.requests[move[1] % len(oracle.requests)].tokens
+                prompt, count, stop = text[: len(text) - move[2] % len(text)], 3, ()
+            else:
+                continue
             if len(prompt) + count - 1 > setting["num_pages"] * setting["page_size"]:
                 with pytest.raises(ValueError, match="tokens that all pages hold"):
                     oracle.submit(prompt, count, stop)
@@ -173,7 +181,8 @@ def play(setting, beginning, moves):
             if oracle.requests:
                 oracle.scheduler.cancel(oracle.requests[move[1] % len(oracle.requests)])
         else:
-            oracle.step()
+            for _ in range(move[1]):
+                oracle.step()
         oracle.check()
     for _ in range(3000):
         if not oracle.scheduler.waiting and not oracle.scheduler.running:
