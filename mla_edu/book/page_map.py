@@ -1,6 +1,6 @@
 """What an engine does, step by step: recorded, and drawn as a map of its pages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -103,7 +103,7 @@ def record(engine: "Engine", arrivals: Iterable[Arrival]) -> tuple[list[Frame], 
         events = engine.step()
         still = engine.scheduler.allocator.named()
         evicted = [f"page {page} is evicted" for page, prefix in kept.items() if still.get(page) is not prefix]
-        said = [*came, *map(_sentence, events), *evicted]
+        said = [*came, *_sentences(events), *evicted]
         spent = {event.request: event.count for event in events if event.kind == "computed"}
         now = tuple(_request(engine, request, spent.get(request, 0)) for request in requests)
         frames.append(Frame(tuple(said) or ("Nothing to do",), _pages(engine, requests), now))
@@ -158,12 +158,13 @@ def page_map(frames: Sequence[Frame], alt: str, *, first: int = 1) -> Picture:
             ax.add_patch(_box(x, y, face))
             text = "".join(page.names)
             ax.text(x, y, text.lower() if page.state == "idle" else text, ha="center", va="center", fontsize=9)
-        spent = " ".join(f"{each.name} {each.spent}" for each in frame.requests if each.spent)
+        spent = ", ".join(f"{each.name} {each.spent}" for each in frame.requests if each.spent)
         ax.text(num_pages - 0.3, y, spent, va="center", fontsize=9)
     ax.set(xlim=(-0.55, num_pages + 3.2), ylim=(len(shown) - 0.4, -0.6))
     ax.set_xticks(range(num_pages))
     ax.set_yticks(range(len(shown)), [str(first + y) for y in range(len(shown))])
-    ax.set_xlabel("page, and the tokens computed", loc="left")
+    ax.set_xlabel("page", x=(num_pages + 0.1) / (2 * (num_pages + 3.75)))
+    ax.text(num_pages - 0.3, len(shown) - 0.05, "computed", va="center")
     ax.set_ylabel("after step")
     ax.grid(visible=False)
     ax.tick_params(length=0)
@@ -207,12 +208,16 @@ def _tokens(count: int) -> str:
     return f"{count} token{'' if count == 1 else 's'}"
 
 
-def _sentence(event: "Event") -> str:
-    name = letter(event.request)
-    if event.kind == "admitted":
-        return f"{name} is admitted" + (f", {_tokens(event.count)} found in kept pages" if event.count else "")
-    if event.kind == "computed":
-        return f"{_tokens(event.count)} computed for {name}"
-    if event.kind == "tokens":
-        return f"{name} gets {_tokens(len(event.tokens))}"
-    return f"{name} is preempted and waits" if event.kind == "preempted" else f"{name} has finished"
+def _sentences(events: Sequence["Event"]) -> Iterator[str]:
+    written = {event.request: len(event.tokens) for event in events if event.kind == "tokens"}
+    for event in events:
+        name = letter(event.request)
+        if event.kind == "admitted":
+            yield f"{name} is admitted" + (f", {_tokens(event.count)} found in kept pages" if event.count else "")
+        elif event.kind == "computed":
+            more = f", {written[event.request]} written" if event.request in written else ""
+            yield f"{name}: {_tokens(event.count)} computed{more}"
+        elif event.kind == "preempted":
+            yield f"{name} is preempted and waits"
+        elif event.kind == "finished":
+            yield f"{name} has finished"

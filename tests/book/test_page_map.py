@@ -53,7 +53,15 @@ def test_idle_pages_bear_the_letters_of_those_whose_text_they_hold():
 def test_example_has_everything_that_can_happen():
     frames = example_run()
     said = "; ".join(event for frame in frames for event in frame.events)
-    for part in ("arrives", "8 tokens found", "preempted", "evicted", "finished", "6 tokens computed for C"):
+    for part in (
+        "arrives",
+        "8 tokens found",
+        "preempted",
+        "evicted",
+        "finished",
+        "C: 6 tokens computed;",
+        "C: 4 tokens computed, 1 written",
+    ):
         assert part in said
     assert any(page.state == "held" and len(page.names) > 1 for frame in frames for page in frame.pages)
     assert {request.state for request in frames[-1].requests} == {"finished"}
