@@ -31,7 +31,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Draw from as few tokens as have this probability together.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
     mla: Annotated[Literal["latent", "expanded"], typer.Option(help="What MLA layers keep of a token.")] = "latent",
-    speculate: Annotated[Literal["ngram"] | None, typer.Option(help="Guess tokens, and verify them.")] = None,
+    speculate: Annotated[Literal["ngram", "mtp"] | None, typer.Option(help="Guess tokens, and verify them.")] = None,
     prefix_cache: Annotated[bool, typer.Option(help="Share the pages of equal beginnings.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
@@ -41,13 +41,13 @@ def generate(
     need_torch()
     from mla_edu.models import load_model
     from mla_edu.models.text import Tokens
-    from mla_edu.serving import Engine, NGramDrafter, SamplingParams
+    from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
     from mla_edu.serving.prompts import read_prompts
 
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     asked = read_prompts(prompts, params) if prompts else []
     chosen = chosen_device(device)
-    model = load_model(folder, device=chosen)
+    model = load_model(folder, device=chosen, mtp=speculate == "mtp")
     text = Tokens(folder, model.config.vocab_size)
     stops = {"stop_tokens": tuple(sorted(text.stop_tokens))}
     known = [(text.encode(prompt), params)] if prompt is not None else [(text.encode(one.prompt), one) for one in asked]
@@ -57,7 +57,7 @@ def generate(
         num_pages=sum(pages[-MOST_AT_ONCE:]),
         page_size=PAGE_SIZE,
         mla=mla,
-        drafter=NGramDrafter() if speculate == "ngram" else None,
+        drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
         share_prefixes=None if prefix_cache else False,
     )
     requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]

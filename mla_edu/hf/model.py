@@ -38,6 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "n_group": 8,
         "topk_group": 4,
         "routed_scaling_factor": 2.5,
+        "num_nextn_predict_layers": 1,
     },
     "glm4_moe_lite": _MOE
     | {
@@ -93,6 +94,8 @@ class _File(BaseModel):
     norm_topk_prob: Flag = False
     routed_scaling_factor: Real = 1.0
 
+    num_nextn_predict_layers: NonNegativeInt | None = None
+
     scale_emb: Real = 1.0
     scale_depth: Real | None = None
     dim_model_base: PositiveInt | None = None
@@ -130,6 +133,7 @@ def model_values(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         "feed_forward": tuple("moe" if expert else "dense" for expert in experts),
         "intermediate_size": None if all(experts) else file.intermediate_size,
         kind: attention,
+        "num_mtp_layers": file.num_nextn_predict_layers or 0,
         "rms_norm_eps": file.rms_norm_eps,
         "tie_word_embeddings": file.tie_word_embeddings,
     }

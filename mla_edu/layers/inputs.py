@@ -1,4 +1,4 @@
-"""What every attention layer does first: check its input, and take its place in a cache's step."""
+"""What models and attention layers do first: check their input, and take their place in a cache's step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,3 +46,11 @@ def step_of(
         if batch != len(step.sequences):
             raise ValueError(f"batch size is {batch}; expected {len(step.sequences)}, as the step in the cache")
         yield step.positions, max(step.lengths)
+
+
+def check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    """Raise ``ValueError`` unless ``tokens`` is ``[batch, seq]`` of ids below ``vocab_size``."""
+    if tokens.ndim != 2 or tokens.is_floating_point():
+        raise ValueError(f"tokens is {tokens.dtype} of shape {list(tokens.shape)}; expected integers [batch, seq]")
+    if tokens.device.type == "cpu" and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise ValueError(f"tokens lie from {int(tokens.min())} to {int(tokens.max())}; expected 0 to {vocab_size - 1}")

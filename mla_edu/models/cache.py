@@ -28,10 +28,12 @@ class ModelCache:
         table: of the sequences, in rows or in pages; None for rows of the sizes above.
         expanded: whether MLA layers keep the keys and values of every head instead of latents.
         backend: of ``mla_decode``, for latents in pages.
+        mtp: whether the layer of the model's MTP module is there too.
 
     Attributes:
         table: the lengths of the sequences, for all layers.
         layers: what each layer keeps.
+        mtp: what the layer of the MTP module keeps, as the last layer does; or None.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ModelCache:
         table: SequenceTable | None = None,
         expanded: bool = False,
         backend: Backend = "auto",
+        mtp: bool = False,
     ):
         self.table = table or SequenceTable(batch_size, max_seq_len, device)
 
@@ -60,6 +63,7 @@ class ModelCache:
             return LatentCache(part, dtype=dtype, table=self.table)
 
         self.layers = [cache_of(config.part(layer)) for layer in range(len(config.layers))]
+        self.mtp = cache_of(config.part(-1)) if mtp else None
 
     @property
     def lengths(self) -> list[int]:
@@ -78,7 +82,7 @@ class ModelCache:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, filled or not."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(layer.nbytes for layer in self.layers) + (self.mtp.nbytes if self.mtp else 0)
 
     def step(self, num_new: int, sequences: Sequence[int] | None = None) -> AbstractContextManager[Step]:
         """``table.step``: some of the sequences grow, each by ``num_new`` tokens."""

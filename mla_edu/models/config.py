@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig, MoEConfig
 from mla_edu.hf.model import model_values
-from mla_edu.validation import Checked, Flag, PositiveInt, PositiveNumber, parse_yaml
+from mla_edu.validation import Checked, Flag, NonNegativeInt, PositiveInt, PositiveNumber, parse_yaml
 
 Mixer = Literal["gqa", "mla", "mamba2"]
 FeedForward = Literal["dense", "moe"]
@@ -35,6 +35,7 @@ class ModelConfig(Checked):
     mla: MLAConfig | None = None
     mamba2: Mamba2Config | None = None
     moe: MoEConfig | None = None
+    num_mtp_layers: NonNegativeInt = Field(default=0, le=1)  # modules that guess one token further
     rms_norm_eps: PositiveNumber = 1e-6  # of the norms before each part and before the head
     tie_word_embeddings: Flag = False  # the head is the embedding
     embedding_scale: PositiveNumber = 1.0  # MiniCPM: of the embeddings,
@@ -98,15 +99,21 @@ class ModelConfig(Checked):
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
-    def from_hf(cls, source: str | Path | Mapping[str, Any]) -> "ModelConfig":
+    def from_hf(cls, source: str | Path | Mapping[str, Any], *, mtp: bool = False) -> "ModelConfig":
         """The model of a Hugging Face ``config.json``, its folder or its dict, as transformers 5.23 reads it.
+
+        Args:
+            source: the file, a folder that holds it, or its contents.
+            mtp: with the module for one token further, where ``num_nextn_predict_layers`` is 1; it is no part of the
+                model itself, and a file may name it beside weights that lack it.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the family is none of those whose every layer is ours, or a value is missing, out of range, or
                 makes another model of it.
         """
-        return cls(**model_values(source))
+        values = model_values(source)
+        return cls(**values if mtp else values | {"num_mtp_layers": 0})
 
     def part(self, layer: int) -> GQAConfig | MLAConfig | Mamba2Config:
         """The numbers of what mixes the tokens in a layer."""

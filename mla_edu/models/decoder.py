@@ -13,12 +13,14 @@ from mla_edu.cache.layer import LayerCache
 from mla_edu.cache.table import Step
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.layers.gqa import GroupedQueryAttention
+from mla_edu.layers.inputs import check_tokens
 from mla_edu.layers.mamba2 import Mamba2
 from mla_edu.layers.mla import MultiHeadLatentAttention
 from mla_edu.layers.mlp import SwiGLU
 from mla_edu.layers.moe import MixtureOfExperts
 from mla_edu.models.cache import ModelCache
 from mla_edu.models.config import ModelConfig
+from mla_edu.models.mtp import MTPModule
 
 
 class DecoderLayer(nn.Module):
@@ -88,6 +90,9 @@ class Decoder(nn.Module):
         seed: of the weights.
         dtype: of the weights; None for torch's default.
         device: of the weights; None for torch's default. On ``"meta"`` they are left out.
+
+    Attributes:
+        mtp: the module that guesses one token further; None where ``config.num_mtp_layers`` is 0.
     """
 
     def __init__(
@@ -109,6 +114,11 @@ class Decoder(nn.Module):
             if config.tie_word_embeddings
             else nn.Linear(hidden, config.vocab_size, bias=False, dtype=dtype, device=device)
         )
+        self.mtp = (
+            MTPModule(config, DecoderLayer(config, -1, dtype, device), dtype=dtype, device=device)
+            if config.num_mtp_layers
+            else None
+        )
         if self.embed_tokens.weight.device.type != "meta":
             self._start(seed)
 
@@ -124,11 +134,22 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch seq"], cache: ModelCache | None = None
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Logits of the token after each of ``tokens``.
+        """Logits of the token after each of ``tokens``: ``logits(hidden_states(tokens, cache))``.
+
+        The arguments and errors are those of ``hidden_states``.
+        """
+        return self.logits(self.hidden_states(tokens, cache))
+
+    def hidden_states(
+        self, tokens: Int[Tensor, "batch seq"], cache: ModelCache | None = None, steps: Sequence[Step] = ()
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """The residual stream behind the last layer and the final norm: what ``logits`` and ``mtp`` take.
 
         Args:
             tokens: the new ones; one row for each sequence of the cache, or of the step under way.
             cache: of the tokens before them, from ``new_cache``; they are appended.
+            steps: under way in ``cache.table``, groups of sequences that grow by different numbers; ``tokens`` is then
+                one row of all their tokens, group after group, sequence after sequence.
 
         Raises:
             TypeError: ``cache`` is not a ``ModelCache``.
@@ -137,31 +158,18 @@ class Decoder(nn.Module):
         if cache is not None and not isinstance(cache, ModelCache):
             raise TypeError(f"cache is a {type(cache).__name__}; expected a ModelCache, from model.new_cache")
         check_tokens(tokens, self.config.vocab_size)
-        with nullcontext() if cache is None else cache.step(tokens.shape[1]):
-            return self.logits(self.hidden_states(tokens, cache))
-
-    def hidden_states(
-        self, tokens: Int[Tensor, "batch seq"], cache: ModelCache | None = None, steps: Sequence[Step] = ()
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """What the head reads: the residual stream behind the last layer, after the norm.
-
-        Args:
-            tokens: the new ones.
-            cache: of the tokens before them, in a step.
-            steps: under way in ``cache.table``, groups of sequences that grow by different numbers; ``tokens`` is then
-                one row of all their tokens, group after group, sequence after sequence.
-        """
-        x = self.embed_tokens(tokens) * self.config.embedding_scale
-        for i, layer in enumerate(self.layers):
-            x = layer(x, None if cache is None else cache.layers[i], steps)
-        out: Tensor = self.norm(x)
-        return out
+        with nullcontext() if cache is None or steps else cache.step(tokens.shape[1]):
+            x = self.embed_tokens(tokens) * self.config.embedding_scale
+            for i, layer in enumerate(self.layers):
+                x = layer(x, None if cache is None else cache.layers[i], steps)
+            hidden_states: Tensor = self.norm(x)
+            return hidden_states
 
     def logits(self, hidden_states: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens vocab"]:
-        """Logits of the token after each of those whose ``hidden_states`` are given."""
+        """What the head makes of hidden states, of ``hidden_states`` or of ``mtp``."""
         x = hidden_states * self.config.logit_scale
-        out: Tensor = linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
-        return out
+        logits: Tensor = linear(x, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(x)
+        return logits
 
     if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 
@@ -185,11 +193,3 @@ class Decoder(nn.Module):
         """
         weight = self.embed_tokens.weight
         return ModelCache(self.config, batch_size, max_seq_len, dtype or weight.dtype, device or weight.device)
-
-
-def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """Raise ``ValueError`` unless ``tokens`` is ``[batch, seq]`` of ids below ``vocab_size``."""
-    if tokens.ndim != 2 or tokens.is_floating_point():
-        raise ValueError(f"tokens is {tokens.dtype} of shape {list(tokens.shape)}; expected integers [batch, seq]")
-    if tokens.device.type == "cpu" and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-        raise ValueError(f"tokens lie from {int(tokens.min())} to {int(tokens.max())}; expected 0 to {vocab_size - 1}")

@@ -73,32 +73,49 @@ def load_attention(
 
 
 def load_model(
-    folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    *,
+    mtp: bool = False,
 ) -> Decoder:
     """The whole model of the checkpoint in ``folder``, with its configuration as ``.config``.
 
-    Modules for predicting further tokens (MTP), which DeepSeek-V3 ships behind its last layer, are left out with a
-    warning that names them. Weights in DeepSeek's fp8 come as bf16.
+    A module for predicting further tokens (MTP), which DeepSeek-V3 ships behind its last layer, is loaded where ``mtp``
+    asks for it, and else left out with a warning that names it. Its copies of embedding and head are not read: they are
+    the model's own (DeepSeek-V3, ``README_WEIGHTS.md``). Weights in DeepSeek's fp8 come as bf16.
 
     Args:
         folder: holds ``config.json`` and ``model.safetensors``, or shards beside ``model.safetensors.index.json``; of a
             family of ``ModelConfig.from_hf``, or written by ``save_model``.
         dtype: of the weights; None for that of the embedding in the checkpoint. The routers' bias stays float32.
         device: of the weights; None for torch's default.
+        mtp: with the module that predicts one token further, as ``model.mtp``.
 
     Raises:
         FileNotFoundError: ``config.json`` or a safetensors file is missing.
-        ValueError: the family is not supported, or a tensor is missing, unexpected, quantised otherwise than in
-            DeepSeek's fp8, truncated or of another shape than the configuration asks for; says which before any is
-            read.
+        ValueError: the family is not supported, ``mtp`` asks for what the checkpoint lacks, or a tensor is missing,
+            unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another shape than the configuration
+            asks for; says which before any is read.
         ImportError: ``safetensors`` is not installed.
     """
     folder = Path(folder)
     hf = read_hf_config(folder)
     values = {name: value for name, value in hf.items() if name not in ("model_type", "dtype")}
-    config = ModelConfig(**values) if hf["model_type"] == OURS else ModelConfig.from_hf(hf)
+    if hf["model_type"] == OURS:
+        config = ModelConfig(**values if mtp else values | {"num_mtp_layers": 0})
+    else:
+        config = ModelConfig.from_hf(hf, mtp=mtp)
     checkpoint = Checkpoint(folder, hf.get("quantization_config"))
-    shapes, skipped = _without_drafting_layers(checkpoint.shapes(), len(config.layers))
+    further = f"model.layers.{len(config.layers)}."
+    if mtp and not (config.num_mtp_layers and any(name.startswith(further) for name in checkpoint.places)):
+        raise ValueError(
+            f"mtp is True; expected a module for further tokens in {folder}: num_nextn_predict_layers = 1 in its "
+            f"config.json, and tensors {further}*"
+        )
+    shapes, skipped = _without_drafting_layers(checkpoint.shapes(), len(config.layers) + config.num_mtp_layers)
+    for shared in ("embed_tokens.weight", "shared_head.head.weight"):
+        shapes.pop(further + shared, None)
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
     _check_shapes(shapes, checkpoint_places(Decoder(config, device="meta")), folder)
@@ -121,7 +138,9 @@ def checkpoint_places(model: Decoder) -> dict[str, Tensor]:
     """Where each tensor of a checkpoint goes: views of the model's own, an expert's in the stack of all."""
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        full = name if name.startswith("lm_head") else f"model.{name}"
+        own = re.sub(r"^mtp\.norm\.", "mtp.shared_head.norm.", name)
+        own = re.sub(r"^mtp\.(layer\.)?", f"layers.{len(model.layers)}.", own)
+        full = own if own.startswith("lm_head") else f"model.{own}"
         if not full.endswith(("experts.gate_up_proj", "experts.down_proj")):
             found[full] = tensor
             continue

@@ -20,7 +20,9 @@ def save_model(model: Decoder, folder: str | Path) -> str:
 
     A model of MLA layers is written as ``deepseek_v3`` (as ``deepseek_v2`` where its experts are chosen by a softmax),
     one of grouped-query layers as ``llama`` or ``mistral``. A model that no class of transformers is, such as one with
-    Mamba-2 layers, is written as ``mla_edu``, which ``load_model`` alone reads. The folder appears when it is whole.
+    Mamba-2 layers, is written as ``mla_edu``, which ``load_model`` alone reads. The module for one token further stands
+    behind the last layer as in DeepSeek-V3, without its copies of embedding and head. transformers 5.23 leaves it out;
+    to draft, it reads one that is layer 61 and has experts. The folder appears when it is whole.
 
     Args:
         model: of any dtype, on any device.
@@ -75,7 +77,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     if (config.embedding_scale, config.residual_scale, config.logit_scale) == (1, 1, 1):
         if kinds == {"mla"} and config.mla is not None:
             values = _deepseek(config, config.mla)
-        elif kinds == {"gqa"} and config.gqa is not None and config.moe is None:
+        elif kinds == {"gqa"} and config.gqa is not None and config.moe is None and not config.num_mtp_layers:
             values = _llama(config, config.gqa)
     if values is None:
         return {"model_type": OURS, **config.model_dump(mode="json")}
@@ -122,6 +124,8 @@ def _deepseek(config: ModelConfig, mla: MLAConfig) -> dict[str, Any] | None:
     if rope is None or not plain or config.feed_forward[:dense] != ("dense",) * dense:
         return None
     version = "V3"
+    if moe is None:
+        dense += config.num_mtp_layers  # the module is the next layer, and dense as well
     values: dict[str, Any] = {"first_k_dense_replace": dense, "intermediate_size": config.intermediate_size or 1}
     if moe is not None:
         if not moe.n_shared_experts:
@@ -139,5 +143,5 @@ def _deepseek(config: ModelConfig, mla: MLAConfig) -> dict[str, Any] | None:
     return values | {
         "num_key_value_heads": mla.num_attention_heads,
         "rope_parameters": rope,
-        "num_nextn_predict_layers": 0,
+        "num_nextn_predict_layers": config.num_mtp_layers,
     }

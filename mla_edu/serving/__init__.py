@@ -1,7 +1,7 @@
 """Many requests at once: an engine over pages, with shared beginnings and guessed tokens."""
 
+from mla_edu.serving.draft import Drafter, MTPDrafter, NGramDrafter
 from mla_edu.serving.engine import Engine
 from mla_edu.serving.request import Event, Request, SamplingParams
-from mla_edu.serving.speculate import NGramDrafter
 
-__all__ = ["Engine", "Event", "NGramDrafter", "Request", "SamplingParams"]
+__all__ = ["Drafter", "Engine", "Event", "MTPDrafter", "NGramDrafter", "Request", "SamplingParams"]

@@ -15,9 +15,10 @@ from mla_edu.kernels.api import Backend, check_backend
 from mla_edu.models.cache import ModelCache
 from mla_edu.models.decoder import Decoder
 from mla_edu.ops.rope import check_positions
+from mla_edu.serving.draft import Drafter, MTPDrafter
 from mla_edu.serving.request import Event, Request, SamplingParams
 from mla_edu.serving.schedule import Scheduler, Work
-from mla_edu.serving.speculate import Drafter, verify
+from mla_edu.serving.speculate import verify
 from mla_edu.validation import check_integer
 
 Storage = Literal["latent", "expanded"]
@@ -71,8 +72,8 @@ class Engine:
 
     Raises:
         TypeError: ``model`` is not a ``Decoder``, or ``drafter`` cannot propose.
-        ValueError: a number or name is out of range, or the model has recurrent layers and prefixes are to be shared or
-            tokens to be guessed.
+        ValueError: a number or name is out of range, the drafter cannot guess for the model, or the model has recurrent
+            layers and prefixes are to be shared or tokens to be guessed.
     """
 
     def __init__(
@@ -107,11 +108,16 @@ class Engine:
             raise ValueError(f"{argument}; expected a model without recurrent layers, whose states cannot be cut back")
         self.model, self.drafter, self.mla = model, drafter, mla
         weight = model.embed_tokens.weight
-        allocator = PrefixAllocator(num_pages, page_size)
+        has_layer = isinstance(drafter, MTPDrafter)
+        allocator = PrefixAllocator(num_pages, page_size, lookahead=int(has_layer))
         rows = min(num_pages, max_batch_tokens)
         self.table = PageTable(num_pages, page_size, rows, device=weight.device, allocator=allocator)
         expanded = mla == "expanded"
-        self.cache = ModelCache(model.config, dtype=weight.dtype, table=self.table, expanded=expanded, backend=backend)
+        self.cache = ModelCache(
+            model.config, dtype=weight.dtype, table=self.table, expanded=expanded, backend=backend, mtp=has_layer
+        )
+        if isinstance(drafter, MTPDrafter):
+            drafter.attach(model, self.cache)
         self.scheduler = Scheduler(
             self.table, allocator, max_batch_tokens, share=not recurrent if share_prefixes is None else share_prefixes
         )
@@ -192,6 +198,8 @@ class Engine:
                 tokens = [token for each in ordered for token in self._tokens(each)]
                 hidden = self.model.hidden_states(self._tensor([tokens]), self.cache, steps)[0]
                 chosen = self._choose(ordered, hidden)
+                if isinstance(self.drafter, MTPDrafter):
+                    self.drafter.follow(ordered, steps, hidden, chosen)
         except BaseException:
             for request, state in states.items():
                 generators[request].set_state(state)

@@ -147,7 +147,7 @@ class Scheduler:
         """Give a waiting request a row, and the pages of its beginning that are kept; returns their tokens."""
         self.waiting.remove(request)
         self.running.append(request)
-        request.row, request.state, request.num_named = self._rows.pop(), "running", 0
+        request.row, request.state = self._rows.pop(), "running"
         if self.share:
             request.prefixes = self.allocator.prefixes(request.tokens, request.prefixes)
             # Never all of it: the last token has to be computed, since what follows is read off there.
@@ -168,7 +168,6 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Take the pages of a request; it waits before all others, to be computed again."""
         self._leave(request)
-        request.forget_drafts()
         request.state = "waiting"
         self.waiting.appendleft(request)
 

@@ -1,27 +1,17 @@
-"""Guess and verify: tokens proposed cheaply, and kept where the model would have written them.
+"""The rule by which guessed tokens are kept or replaced.
 
-Verification is exact: greedy text is that of the model alone, sampled text has the model's distribution
+It is exact: greedy text is that of the model alone, sampled text has the model's distribution
 (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318).
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mla_edu.models.generate import choose, probabilities
-from mla_edu.serving.request import Request, SamplingParams
-from mla_edu.validation import check_integer
-
-
-@runtime_checkable
-class Drafter(Protocol):
-    """Who guesses the next tokens of running requests."""
-
-    def propose(self, requests: Sequence[Request]) -> None:
-        """Set ``drafts`` of requests whose tokens are all computed but the last one."""
+from mla_edu.serving.request import SamplingParams
 
 
 def verify(
@@ -61,33 +51,3 @@ def verify(
         token = torch.multinomial(rest if rest.any() else p, 1, generator=generator)
         return [*drafts[:i], int(token)]
     return [*drafts, choose(logits[-1], params.temperature, params.top_p, generator)]
-
-
-class NGramDrafter:
-    """Guesses that a text goes on as it did after the last time its newest tokens stood there (prompt look-up).
-
-    Args:
-        num_drafts: tokens to guess at most.
-        longest: newest tokens to look for; where they do not stand there, one fewer, down to one.
-
-    Raises:
-        ValueError: a number is not positive.
-    """
-
-    def __init__(self, num_drafts: int = 4, longest: int = 3):
-        self.num_drafts = check_integer("num_drafts", num_drafts)
-        self.longest = check_integer("longest", longest)
-
-    def propose(self, requests: Sequence[Request]) -> None:
-        """Set ``drafts`` of each request, to none where its newest token never stood before."""
-        for request in requests:
-            request.drafts = self.guess(request.tokens)[: max(request.num_left - 1, 0)]
-
-    def guess(self, tokens: Sequence[int]) -> list[int]:
-        """What followed the latest earlier place of the longest possible ending of ``tokens``."""
-        for length in range(min(self.longest, len(tokens) - 1), 0, -1):
-            ending = list(tokens[-length:])
-            for start in range(len(tokens) - length - 1, -1, -1):
-                if list(tokens[start : start + length]) == ending:
-                    return list(tokens[start + length : start + length + self.num_drafts])
-        return []

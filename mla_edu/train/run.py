@@ -75,8 +75,9 @@ class Run:
         windows = windows.to(self.model.embed_tokens.weight.device)
         self.model.zero_grad()
         with LargestScore(self.model) as largest:
-            loss, balance = self._loss(windows)
-        (loss + train.balance_loss * balance if self.experts else loss).backward()
+            loss, balance, further = self._loss(windows)
+        total = loss + train.balance_loss * balance if self.experts else loss
+        (total if further is None else total + train.mtp_weight * further).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         if not math.isfinite(norm):
             raise ValueError(f"step {self.step}: the gradient is {norm.item()}; expected a finite one: lower the rates")
@@ -92,6 +93,7 @@ class Run:
             "step": self.step,
             "loss": loss.item(),
             "bits_per_byte": loss.item() / math.log(2),
+            **({} if further is None else {"mtp_loss": further.item()}),
             "learning_rate": train.muon_rate * factor,
             "gradient_norm": norm.item(),
             "tokens_per_second": train.batch_size * train.seq_len / seconds,
@@ -100,17 +102,25 @@ class Run:
             **self._fixed,
         }
 
-    def _loss(self, windows: Int[Tensor, "batch window"]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats, and how uneven the experts are used: 1 where they are used evenly."""
-        on_gpu = windows.device.type == "cuda"
+    def _loss(self, windows: Int[Tensor, "batch window"]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cross-entropy in nats, how uneven the experts are used, 1 where they are used evenly, and the MTP loss.
+
+        The last is the mean cross-entropy of tokens i + 2, from the hidden states of tokens i and from tokens i + 1
+        (DeepSeek-V3 report, eq. 21 to 24); None where the model has no module for it.
+        """
+        on_gpu, model, guesses = windows.device.type == "cuda", self.model, None
         with torch.autocast(windows.device.type, dtype=torch.bfloat16, enabled=on_gpu):
-            logits = self.model(windows[:, :-1])
+            hidden_states = model.hidden_states(windows[:, :-1])
+            logits = model.logits(hidden_states)
+            if model.mtp is not None:
+                guesses = model.logits(model.mtp(hidden_states[:, :-1], windows[:, 1:-1], model.embed_tokens))
         loss = cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
+        further = None if guesses is None else cross_entropy(guesses.float().flatten(0, 1), windows[:, 2:].flatten())
         balance = loss.new_zeros(())
         for layer in self.experts:
             assert layer.routing is not None
             balance = balance + sequence_balance_loss(layer.routing, len(windows)) / len(self.experts)
-        return loss, balance
+        return loss, balance, further
 
     def _balanced(self, layer: MixtureOfExperts) -> float:
         """Moves the bias of a layer's router; returns the largest load over the mean."""
@@ -216,8 +226,8 @@ def _optimizers(model: Decoder, muon_rate: float, adam_rate: float) -> dict[str,
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
-        by_muon = name.startswith("layers.") and weight.ndim > 1 and not name.endswith(("gate.weight", "conv1d.weight"))
-        (matrices if by_muon else others).append(weight)
+        by_adamw = weight.ndim < 2 or name.endswith(("gate.weight", "conv1d.weight"))
+        (matrices if name.startswith(("layers.", "mtp.")) and not by_adamw else others).append(weight)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "muon": Muon(matrices, lr=muon_rate, splits=fused_maps(model)),
         "adamw": torch.optim.AdamW(others, lr=adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
@@ -235,7 +245,8 @@ def active_parameters(config: ModelConfig, model: Decoder) -> int:
         return total
     moe = config.moe
     idle = moe.n_routed_experts - moe.num_experts_per_tok
-    return total - config.feed_forward.count("moe") * idle * 3 * moe.hidden_size * moe.moe_intermediate_size
+    layers = (config.feed_forward + config.feed_forward[-1:] * config.num_mtp_layers).count("moe")
+    return total - layers * idle * 3 * moe.hidden_size * moe.moe_intermediate_size
 
 
 def cache_bytes_per_token(config: ModelConfig) -> int:

@@ -26,6 +26,7 @@ class TrainConfig(Checked):
     clip_norm: PositiveNumber = 1.0  # the gradients are at most so long
     balance_loss: NonNegativeNumber = 0.0  # factor of the experts' balance loss (V2: 0.001 to 0.003)
     bias_rate: NonNegativeNumber = 0.001  # how far a step moves the routers' bias (V3: 0.001)
+    mtp_weight: NonNegativeNumber = 0.3  # factor of the loss one token further (V3 report, sec. 4.2: 0.3, at last 0.1)
     text: tuple[str, ...] = ()  # files or folders of text; none named: Python's standard library
     save_every: PositiveInt = 100  # steps between two checkpoints
     seed: NonNegativeInt = 0  # of the weights and of the order of the text
@@ -53,6 +54,12 @@ class RunConfig(Checked):
 
     model: ModelConfig
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _window_reaches_further(self) -> "RunConfig":
+        if self.train.seq_len <= self.model.num_mtp_layers:
+            raise ValueError(f"train.seq_len is {self.train.seq_len}; expected at least 2 for model.num_mtp_layers = 1")
+        return self
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "RunConfig":

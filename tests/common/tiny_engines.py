@@ -6,6 +6,7 @@ from functools import cache
 import torch
 
 from mla_edu.models import Decoder, ModelConfig
+from mla_edu.serving import Drafter
 from mla_edu.testing import randomize
 
 VOCAB = 11
@@ -23,6 +24,7 @@ MAMBA = {"num_heads": 4, "head_dim": 6, "state_size": 5, "n_groups": 2}
 SHAPES = {
     "mla": {"layers": ["mla", "mla"], "mla": MLA},
     "mla-moe": {"layers": ["mla", "mla"], "mla": MLA, "moe": MOE, "feed_forward": ["dense", "moe"]},
+    "mtp": {"layers": ["mla", "mla"], "mla": MLA, "num_mtp_layers": 1},
     "gqa": {"layers": ["gqa", "gqa"], "gqa": GQA},
     "window": {"layers": ["gqa", "gqa"], "gqa": GQA | {"sliding_window": 5}},
     "hybrid": {"layers": ["mamba2", "mla"], "mla": MLA, "mamba2": MAMBA},
@@ -44,7 +46,7 @@ def plain(name, prompt, count):
     return tokens[len(prompt) :]
 
 
-class Guesses:
+class Guesses(Drafter):
     """A drafter of any quality: it knows the right tokens, and mixes in others."""
 
     def __init__(self, name, num_drafts, share_right, seed):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mla_edu.cache import StateCache
-from mla_edu.serving import Engine, NGramDrafter, SamplingParams
+from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
 from mla_edu.testing import poison
 from tiny_engines import SHAPES, VOCAB, Guesses, model_of, plain
 
@@ -28,9 +28,11 @@ def workloads(draw, names=tuple(SHAPES)):
     num_pages = fewest + draw(st.integers(0, 2 + fewest))
     drafter = None
     if name != "hybrid":
-        quality = draw(st.sampled_from((None, "ngram", 1.0, 0.7, 0.0)))
+        quality = "mtp" if name == "mtp" else draw(st.sampled_from((None, "ngram", 1.0, 0.7, 0.0)))
         if quality == "ngram":
             drafter = NGramDrafter(draw(st.integers(1, 4)), draw(st.integers(1, 3)))
+        elif quality == "mtp":
+            drafter = MTPDrafter(draw(st.integers(1, 3)))
         elif quality is not None:
             drafter = Guesses(name, draw(st.integers(1, 5)), quality, draw(st.integers(0, 99)))
     options = {
@@ -48,8 +50,8 @@ def workloads(draw, names=tuple(SHAPES)):
 def run(name, prompts, counts, waits, options):
     """Requests that come one by one, with steps between them."""
     engine = Engine(model_of(name), **options)
-    for layer in engine.cache.layers:
-        if not isinstance(layer, StateCache):
+    for layer in (*engine.cache.layers, engine.cache.mtp):
+        if layer is not None and not isinstance(layer, StateCache):
             poison(layer)
     requests = []
     for prompt, count, wait in zip(prompts, counts, waits, strict=True):
