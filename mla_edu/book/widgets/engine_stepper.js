@@ -19,7 +19,11 @@ function quantities({ frames }, step) {
 // --- words
 
 const holders = ({ state, names }) =>
-  state === "held" ? `held by ${names.join(" and ")}` : names.length ? `idle, with the text of ${names.join(" and ")}` : state;
+  state === "held"
+    ? `held by ${names.join(" and ")}`
+    : names.length
+      ? `idle, with the text of ${names.join(" and ")}`
+      : state;
 
 const described = (pages) => pages.map((page, number) => `page ${number} ${holders(page)}`).join("; ");
 
