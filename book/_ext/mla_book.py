@@ -19,6 +19,7 @@ from docutils import nodes
 from myst_nb.core.render import WIDGET_STATE_MIMETYPE, WIDGET_VIEW_MIMETYPE
 from myst_nb.core.render import sanitize_script_content as sanitize
 from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx import addnodes
 from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
@@ -35,6 +36,7 @@ class Module:
         self.definitions = {}  # full name -> class, function, or declared field
         self.outside = set()  # names that come from other libraries
         self.aliases = set()  # plain names assigned at the top
+        self.inside = {}  # name -> full name, of what comes from the package
         tree = ast.parse("\n".join(self.lines))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -42,11 +44,14 @@ class Module:
                     (alias.asname or alias.name).partition(".")[0]
                     for alias in node.names
                 }
-            elif (
-                isinstance(node, ast.ImportFrom)
-                and (node.module or "").partition(".")[0] != PACKAGE
-            ):
-                self.outside |= {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {alias.asname or alias.name: alias.name for alias in node.names}
+                if (node.module or "").partition(".")[0] == PACKAGE:
+                    self.inside |= {
+                        own: f"{node.module}.{name}" for own, name in names.items()
+                    }
+                else:
+                    self.outside |= set(names)
         for node in tree.body:
             if isinstance(node, ast.Assign):
                 self.aliases |= {
@@ -98,6 +103,17 @@ def read_source(app):
                 obj.docstring = obj.docstring or sentence(module.comment(node))
             elif obj.type == "property" and node.returns:
                 obj.annotation = ast.unparse(node.returns)
+
+
+def name_in_full(app, doctree):
+    """Types are those of their module: two modules may have a ``Request``."""
+    for node in doctree.findall(addnodes.pending_xref):
+        module = app.mla_modules.get(node.get("py:module"))
+        target = node.get("reftarget", "")
+        if module and target in module.inside:
+            node["reftarget"] = module.inside[target]
+        elif f"{node.get('py:module')}.{target}" in app.mla_definitions:
+            node["reftarget"] = f"{node['py:module']}.{target}"
 
 
 def sentence(text):
@@ -262,6 +278,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", parse_docstring)
     app.connect("autodoc-process-signature", write_signature)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("doctree-read", name_in_full)
     app.connect("missing-reference", resolve)
     app.connect("env-get-outdated", api_pages)
     app.connect(

@@ -193,7 +193,7 @@ class PageTable(SequenceTable):
         pages = self.allocator.allocate(sum(missing.values()))
         for sequence, count in missing.items():
             held = self.pages_of[sequence]
-            held += [pages.pop() for _ in range(count)]
+            held += [pages.pop(0) for _ in range(count)]
             if count:
                 self.block_table[sequence, len(held) - count : len(held)] = torch.tensor(held[-count:])
 

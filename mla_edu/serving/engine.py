@@ -133,11 +133,11 @@ class Engine:
             params: how its tokens are chosen; None for ``SamplingParams()``.
 
         Raises:
-            TypeError: ``params`` is none.
+            TypeError: ``prompt_tokens`` is no sequence, or ``params`` none.
             ValueError: the prompt is empty, has a token that is not of the vocabulary, or is with its new tokens longer
                 than what the pages hold or the positions that the model knows. The engine is as before.
         """
-        request = self._request(prompt_tokens, params or SamplingParams())
+        request = self._request(prompt_tokens, SamplingParams() if params is None else params)
         self.scheduler.submit(request)
         self._number += 1
         return request
@@ -163,7 +163,9 @@ class Engine:
         Raises:
             ValueError: as ``submit``, before anything has run, or ``params`` are not as many as ``prompts``.
         """
-        each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(prompts)
+        each = list(params)
         if len(each) != len(prompts):
             raise ValueError(f"params has {len(each)} entries; expected {len(prompts)}, as prompts")
         requests: list[Request] = []
@@ -215,6 +217,8 @@ class Engine:
     def _request(self, prompt_tokens: Sequence[int], params: SamplingParams) -> Request:
         if not isinstance(params, SamplingParams):
             raise TypeError(f"params is a {type(params).__name__}; expected SamplingParams")
+        if not isinstance(prompt_tokens, Sequence):
+            raise TypeError(f"prompt_tokens is {prompt_tokens!r}; expected a list of tokens")
         prompt = tuple(prompt_tokens)
         if not prompt:
             raise ValueError("prompt_tokens is empty; expected at least one token")

@@ -35,6 +35,11 @@ WIDGETS = {
         "what-a-gpu-can-do",
         ["gpu", "dtype", *with_sliders("heads", "s_q")],
     ),
+    "engine-stepper": (
+        widgets.EngineStepper,
+        "serving",
+        [*with_sliders("step"), "reset", "previous", "next", "play"],
+    ),
     "softmax-stepper": (widgets.SoftmaxStepper, "triton-and-online-softmax", with_sliders("tile", "step")),
     "measured-results": (
         lambda: widgets.MeasuredResults(measured_gpus(), layer_steps()),
@@ -97,6 +102,7 @@ def test_controls_drawings_and_numbers_have_names(open_page, bare, name):
         ("absorption-crossover", "cached_tokens", 0, 2**20, "cached tokens"),
         ("rope-dial", "distance", 0, 63, "distance t − s"),
         ("decode-roofline", "heads", 1, 128, "heads on this GPU"),
+        ("engine-stepper", "step", 0, 15, "step, of 15"),
         ("softmax-stepper", "tile", 1, 24, "keys in a tile"),
     ],
 )

@@ -237,8 +237,12 @@ def test_what_is_no_model_or_no_parameters_is_refused():
         Engine(ModelConfig(vocab_size=3, hidden_size=4, intermediate_size=4, layers=["mla"], mla=MLA), 4)
     with pytest.raises(TypeError, match="drafter is 'ngram'; expected one such as NGramDrafter"):
         engine_of(drafter="ngram")
-    with pytest.raises(TypeError, match="params is a dict; expected SamplingParams"):
-        engine_of().submit(PROMPT, {"max_new_tokens": 3})
+    for params in ({"max_new_tokens": 3}, {}, 0, "", False):
+        with pytest.raises(TypeError, match=f"params is a {type(params).__name__}; expected SamplingParams"):
+            engine_of().submit(PROMPT, params)
+    for prompt in (5, None, iter(PROMPT)):
+        with pytest.raises(TypeError, match="prompt_tokens is .*; expected a list of tokens"):
+            engine_of().submit(prompt)
     with pytest.raises(ValueError, match="params has 1 entries; expected 2, as prompts"):
         engine_of().generate([PROMPT, PROMPT], [SamplingParams()])
 

@@ -7,9 +7,18 @@ except ImportError:
 
 from mla_edu.book.widgets.absorption_crossover import AbsorptionCrossover
 from mla_edu.book.widgets.decode_roofline import DecodeRoofline
+from mla_edu.book.widgets.engine_stepper import EngineStepper
 from mla_edu.book.widgets.kv_cache_explorer import KVCacheExplorer
 from mla_edu.book.widgets.measured_results import MeasuredResults
 from mla_edu.book.widgets.rope_dial import RopeDial
 from mla_edu.book.widgets.softmax_stepper import SoftmaxStepper
 
-__all__ = ["AbsorptionCrossover", "DecodeRoofline", "KVCacheExplorer", "MeasuredResults", "RopeDial", "SoftmaxStepper"]
+__all__ = [
+    "AbsorptionCrossover",
+    "DecodeRoofline",
+    "EngineStepper",
+    "KVCacheExplorer",
+    "MeasuredResults",
+    "RopeDial",
+    "SoftmaxStepper",
+]
