@@ -1,6 +1,7 @@
 """A run's table and its summary, of each grid."""
 
 from collections.abc import Sequence
+from statistics import mean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from mla_edu.bench.grid import Case
 from mla_edu.bench.results import LAYERS, OURS, LayerResults, Results, Run
+from mla_edu.bench.width import POINTS, Sweep, interval
 from mla_edu.cost import pace
 
 
@@ -56,6 +58,25 @@ def print_layer_report(results: LayerResults, console: Console) -> None:
     console.print(f"\n{results.machine.name}; {results.date}; {_versions(results)}")
     if results.toy:
         _print_toy(console)
+
+
+def print_width_report(found: Sweep, console: Console) -> None:
+    """Loss of each point over its seeds, and how far it is from that of the first, then the machine."""
+    reference, *_ = POINTS
+    table = _new_table("attention", "numbers a token", "seeds", "nats a byte", f"minus {reference}", "95 %")
+    for point, part in POINTS.items():
+        losses = list(found.losses(point).values())
+        differences = found.differences(point, reference)
+        row = [point, f"{part.elements_per_token}", f"{len(losses)}", f"{mean(losses):.3f}" if losses else "-"]
+        if point != reference and len(differences) > 1:
+            middle, half = interval(differences)
+            row += [f"{middle:+.3f}", f"{middle - half:+.3f} to {middle + half:+.3f}"]
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        "Of each point minus the first: seeds in pairs, and Student's interval. With 0 in it, nothing is shown."
+    )
+    console.print(f"\n{found.machine.name}; {found.hours:.1f} hours; {found.date}; {_versions(found)}")
 
 
 def _new_table(first: str, *others: str) -> Table:
@@ -107,5 +128,5 @@ def _print_toy(console: Console) -> None:
     console.print("A toy run: the answers were checked, the times mean nothing.", style="bold")
 
 
-def _versions(results: Run) -> str:
+def _versions(results: Run | Sweep) -> str:
     return ", ".join(f"{name} {version}" for name, version in results.versions.items())
