@@ -164,7 +164,7 @@ def bench_latent_width(
     results: Annotated[Path, typer.Option(help="Folder for the file of results; what it holds is not done again.")],
     seeds: Annotated[str, typer.Option(help="Of each model, one after another.")] = "5",
 ) -> None:
-    """Train small models of one size that differ in what attention keeps of a token; a quarter of an hour a seed."""
+    """Train small models of one size that differ in what attention keeps of a token."""
     need_torch()
     _check_options(None, results)
     from mla_edu.bench import width
