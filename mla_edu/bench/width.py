@@ -5,7 +5,7 @@ feed-forward part. Models of one seed see the same text in the same order, so th
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
@@ -197,8 +197,8 @@ def plan(seeds: int) -> list[Key]:
     return found
 
 
-def train_point(key: Key) -> tuple[Trial, Run]:
-    """Train one model; returns what was found and the run, whose ``model`` is the trained one.
+def train_point(key: Key) -> Trial:
+    """Train one model.
 
     Raises:
         ValueError: there is no such point, or a number is out of range.
@@ -208,26 +208,23 @@ def train_point(key: Key) -> tuple[Trial, Run]:
     run = Run(RunConfig(model=model_of(key.point), train=learning))
     while run.step < key.steps:
         run.advance()
-    trial = Trial(
+    loss, seconds = run.validation_loss(WINDOWS), time.perf_counter() - start
+    return Trial(
         **key._asdict(),
         parameters=num_parameters(run.config.model),
-        loss=run.validation_loss(WINDOWS),
-        seconds=time.perf_counter() - start,
+        loss=loss,
+        seconds=seconds,
+        truncated=_truncated_losses(run) if key.point == "gqa-8" else None,
     )
-    return trial, run
 
 
 @torch.no_grad()
-def truncated_losses(run: Run, ranks: Iterable[int] = RANKS) -> dict[int, float]:
+def _truncated_losses(run: Run) -> dict[int, float]:
     """Loss of a trained model when keys and values of each layer keep only their strongest directions.
 
     The directions are those of the keys and values of all heads, stacked, before the rotation: the ones with most of
-    their squared length over 4,096 bytes of the text that was learnt from. So keys and values would all follow from a
-    latent of that many numbers. ``run.model`` is as it was afterwards.
-
-    Args:
-        run: of a model with grouped-query attention.
-        ranks: numbers of directions.
+    their squared length over 4,128 bytes of the text that was learnt from. So keys and values would all follow from a
+    latent of that many numbers. The model is left cut.
     """
     layers = [m for m in run.model.modules() if isinstance(m, GroupedQueryAttention)]
     inputs: dict[GroupedQueryAttention, torch.Tensor] = {}
@@ -239,23 +236,17 @@ def truncated_losses(run: Run, ranks: Iterable[int] = RANKS) -> dict[int, float]
     run.model(draw_windows(run.corpus.train, 32, run.config.train.seq_len, generator))
     for hook in hooks:
         hook.remove()
-    whole = {layer: torch.cat((layer.k_proj.weight, layer.v_proj.weight)).clone() for layer in layers}
+    whole = {layer: torch.cat((layer.k_proj.weight, layer.v_proj.weight)) for layer in layers}
     directions = {layer: torch.linalg.svd((inputs[layer] @ whole[layer].T).T)[0] for layer in layers}
     losses = {}
-    for rank in ranks:
+    for rank in RANKS:
         for layer in layers:
             strongest = directions[layer][:, :rank]
-            _set_keys_values(layer, strongest @ (strongest.T @ whole[layer]))
+            keys, values = (strongest @ (strongest.T @ whole[layer])).chunk(2)
+            layer.k_proj.weight.copy_(keys)
+            layer.v_proj.weight.copy_(values)
         losses[rank] = run.validation_loss(WINDOWS)
-    for layer in layers:
-        _set_keys_values(layer, whole[layer])
     return losses
-
-
-def _set_keys_values(layer: GroupedQueryAttention, weights: torch.Tensor) -> None:
-    keys, values = weights.chunk(2)
-    layer.k_proj.weight.copy_(keys)
-    layer.v_proj.weight.copy_(values)
 
 
 def sweep(path: Path, keys: Sequence[Key], note: Callable[[Trial], None]) -> Sweep:
@@ -287,9 +278,7 @@ def sweep(path: Path, keys: Sequence[Key], note: Callable[[Trial], None]) -> Swe
     for key in keys:
         if key in done:
             continue
-        trial, run = train_point(key)
-        if key.point == "gqa-8":
-            trial = trial.model_copy(update={"truncated": truncated_losses(run)})
+        trial = train_point(key)
         found = found.model_copy(update={"trials": (*found.trials, trial)})
         found.write(path)
         note(trial)
