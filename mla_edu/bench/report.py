@@ -1,6 +1,7 @@
 """A run's table and its summary, of each grid."""
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +13,7 @@ from mla_edu.bench.results import LAYERS, OURS, LayerResults, Results, Run
 
 if TYPE_CHECKING:  # it reads torch
     from mla_edu.bench.model import ModelResults
+    from mla_edu.bench.width import Sweep
 from mla_edu.cost import pace
 
 
@@ -79,6 +81,27 @@ def print_model_report(results: "ModelResults", console: Console) -> None:
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
 
 
+def print_width_report(found: "Sweep", console: Console) -> None:
+    """Loss of each point over its seeds, and how far it is from that of the first, then the machine."""
+    from mla_edu.bench.width import POINTS, interval
+
+    reference, *_ = POINTS
+    table = _new_table("attention", "numbers a token", "seeds", "nats a byte", f"minus {reference}", "95 %")
+    for point, part in POINTS.items():
+        losses = list(found.losses(point).values())
+        differences = found.differences(point, reference)
+        row = [point, f"{part.elements_per_token}", f"{len(losses)}", f"{mean(losses):.3f}" if losses else "-"]
+        if point != reference and len(differences) > 1:
+            middle, half = interval(differences)
+            row += [f"{middle:+.3f}", f"{middle - half:+.3f} to {middle + half:+.3f}"]
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        "Of each point minus the first: seeds in pairs, and Student's interval. With 0 in it, nothing is shown."
+    )
+    console.print(f"\n{found.machine.name}; {found.hours:.1f} hours; {found.date}; {_versions(found)}")
+
+
 def _new_table(first: str, *others: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column(first)
@@ -128,5 +151,5 @@ def _print_toy(console: Console) -> None:
     console.print("A toy run: the answers were checked, the times mean nothing.", style="bold")
 
 
-def _versions(results: Run) -> str:
+def _versions(results: Run | Sweep) -> str:
     return ", ".join(f"{name} {version}" for name, version in results.versions.items())

@@ -178,3 +178,22 @@ def bench_model(
     print_model_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
+
+
+@app.command("latent-width")
+def bench_latent_width(
+    results: Annotated[Path, typer.Option(help="Folder for the file of results; what it holds is not done again.")],
+    seeds: Annotated[str, typer.Option(help="Of each model, one after another.")] = "5",
+) -> None:
+    """Train small models of one size that differ in what attention keeps of a token."""
+    need_torch()
+    _check_options(None, results)
+    from mla_edu.bench import width
+    from mla_edu.bench.report import print_width_report
+
+    def note(trial: width.Trial) -> None:
+        point, seed, steps, rate = trial.key
+        typer.echo(f"{point}, seed {seed}, {steps} steps, rate {rate}: {trial.loss:.3f} nats a byte")
+
+    found = width.sweep(results / width.FILE, width.plan(parse_count(seeds, "--seeds")), note)
+    print_width_report(found, _wide_console())
