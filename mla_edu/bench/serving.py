@@ -196,11 +196,12 @@ class Bench:
         start = 0
         for number in range(self.rounds + 1):
             if number == 1:  # a round to warm up is over
-                seconds, start = [[] for _ in counts], engine.table.lengths[0]
+                seconds, start = [[] for _ in counts], engine.scheduler.num_computed(request)
             for count in self.random.sample(counts, len(counts)):
                 request.drafts = self.draw(count)
                 seconds[count].append(seconds_of(engine.step))
-        return Verification(cached_tokens=(start, engine.table.lengths[0]), seconds=seconds)
+        end = engine.scheduler.num_computed(request)
+        return Verification(cached_tokens=(start, end), seconds=seconds)
 
     def own_cost(self) -> OwnCost:
         """Steps of many requests of all lengths, one token each, through no model; those of the scheduler in turn."""
