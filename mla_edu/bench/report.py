@@ -1,7 +1,7 @@
 """A run's table and its summary, of each grid."""
 
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mla_edu.bench.grid import Case
-from mla_edu.bench.results import LAYERS, OURS, LayerResults, Results, Run
+from mla_edu.bench.results import LAYERS, OURS, LayerResults, Outcome, Results, Run
+from mla_edu.bench.serving_results import ServingResults
 
-if TYPE_CHECKING:  # it reads torch
+if TYPE_CHECKING:  # they read torch
     from mla_edu.bench.model import ModelResults
     from mla_edu.bench.width import Sweep
 from mla_edu.cost import pace
+from mla_edu.words import digits, duration, percent, ratio, size
 
 
 def print_report(results: Results, console: Console, verdicts: Sequence[str] = ()) -> None:
@@ -102,6 +104,47 @@ def print_width_report(found: "Sweep", console: Console) -> None:
     console.print(f"\n{found.machine.name}; {found.hours:.1f} hours; {found.date}; {_versions(found)}")
 
 
+def print_serving_report(results: ServingResults, console: Console) -> None:
+    """The texts as a table, then each other part in a line, then the machine."""
+    others = [name for name in results.texts[0].seconds if name != "engine"]
+    headings = ["engine, tokens/s", *(f"{name}, tokens/s" for name in others), *(f"over {name}" for name in others)]
+    table = _new_table("texts", "prompt", *headings, "a step", "its own share")
+    for each in results.texts:
+        rates = [digits(each.tokens_per_s(name)) for name in ("engine", *others)]
+        ratios = [ratio(each.speed_up(name)) for name in others]
+        share = percent(median(each.outside_model))
+        steps = ratio(each.step_speed_up("transformers"))
+        table.add_row(str(each.batch), str(each.prompt_tokens), *rates, *ratios, steps, share)
+    console.print(table)
+    console.print("a step: the engine over transformers behind the first tokens. its own share: all but the model.")
+    console.print(f"continuous batching of transformers {results.continuous_batching}")
+    first, once, verified, own = results.first_token, results.at_once, results.verification, results.own_cost
+    console.print(
+        f"first token with {first.shared_tokens:,} of {first.shared_tokens + first.own_tokens:,} tokens found: "
+        f"{duration(1e6 * median(first.found))}, {ratio(first.speed_up)} as soon"
+    )
+    console.print(
+        f"requests of {once.tokens} tokens at a time in {size(once.pool_bytes['expanded'])}: {once.most['latent']} "
+        f"with latents, {once.most['expanded']} with keys and values; all {once.requests} are done "
+        f"{ratio(once.speed_up)} as soon"
+    )
+    start, end = verified.cached_tokens
+    console.print(
+        f"a step behind {start:,} to {end:,} tokens with 0, 1, ... guesses: "
+        f"{', '.join(f'{each:.2f}' for each in verified.ratios)} of a step without"
+    )
+    console.print(
+        f"a step of {own.requests} requests without a model: scheduler and pages "
+        f"{duration(1e6 * median(own.scheduler))}, the whole engine "
+        f"{duration(1e6 * median(own.engine))}"
+    )
+    load = "unknown" if results.load_average is None else f"{results.load_average:.1f}"
+    machine = f"{results.machine.name}, {results.machine.threads} threads, load average before {load}"
+    console.print(f"\n{machine}; {results.date}; {_versions(results)}")
+    if results.toy:
+        _print_toy(console)
+
+
 def _new_table(first: str, *others: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column(first)
@@ -151,5 +194,5 @@ def _print_toy(console: Console) -> None:
     console.print("A toy run: the answers were checked, the times mean nothing.", style="bold")
 
 
-def _versions(results: Run | Sweep) -> str:
+def _versions(results: "Outcome | Sweep") -> str:
     return ", ".join(f"{name} {version}" for name, version in results.versions.items())

@@ -18,11 +18,13 @@ LAYERS = ("absorbed", "expanded", "transformers")
 MEASURED = Path(__file__).with_name("measured")
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of a file of results."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Machine(_Record):
+class Machine(Record):
     """The GPU on which it was measured."""
 
     name: str  # as the driver says it: "NVIDIA H200"
@@ -37,7 +39,7 @@ class Machine(_Record):
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
-class CPU(_Record):
+class CPU(Record):
     """The CPU on which it was measured."""
 
     name: str  # as the system says it, which often is no more than the maker's name
@@ -50,7 +52,7 @@ class CPU(_Record):
         return "cpu"
 
 
-class Limits(_Record):
+class Limits(Record):
     """What a machine reached in the same run."""
 
     copy_bytes_per_s: PositiveFloat  # of a large copy, which reads and writes
@@ -66,7 +68,7 @@ class Limits(_Record):
         return 1e6 * step_seconds(case.cost, self.rates)
 
 
-class Measurement(_Record):
+class Measurement(Record):
     """One kernel, or one layer, on one case: a time, or why there is none."""
 
     case: Case
@@ -119,8 +121,8 @@ class CaseLimits(Limits):
     case: LayerCase
 
 
-class Run(_Record):
-    """One run over one grid on one machine. Each grid has a subclass."""
+class Outcome(Record):
+    """What one run on one machine found. Each grid has a subclass."""
 
     grid: ClassVar[str]
 
@@ -128,6 +130,19 @@ class Run(_Record):
     versions: dict[str, str]
     date: str
     toy: bool  # at toy size, interpreted where Triton has no GPU: the times mean nothing
+
+    def write(self, folder: Path) -> Path:
+        """Write ``<grid>-<machine>.json`` into a folder, whole or not at all."""
+        path = folder / f"{'toy-' if self.toy else ''}{self.grid}-{self.machine.slug}.json"
+        draft = path.with_suffix(".part")
+        draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+        draft.replace(path)
+        return path
+
+
+class Run(Outcome):
+    """One run over the cases of a grid."""
+
     limits: Limits | list[CaseLimits]  # of the whole run, or measured with each case
     measurements: Sequence[Measurement]
 
@@ -160,14 +175,6 @@ class Run(_Record):
         """All measured cases of one kernel."""
         return {each.case: each for each in self.measurements if each.kernel == kernel and each.microseconds}
 
-    def write(self, folder: Path) -> Path:
-        """Write ``<grid>-<machine>.json`` into a folder, whole or not at all."""
-        path = folder / f"{'toy-' if self.toy else ''}{self.grid}-{self.machine.slug}.json"
-        draft = path.with_suffix(".part")
-        draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-        draft.replace(path)
-        return path
-
 
 class Results(Run):
     """The decode kernel and its peers."""
@@ -191,15 +198,15 @@ class LayerResults(Run):
     measurements: list[LayerMeasurement]
 
 
-AnyRun = TypeVar("AnyRun", bound=Run)
+AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
 
 
-def read_results(path: Path, kind: type[AnyRun] = Results) -> AnyRun:  # type: ignore[assignment]
+def read_results(path: Path, kind: type[AnyOutcome] = Results) -> AnyOutcome:  # type: ignore[assignment]
     """One file.
 
     Args:
         path: of the file.
-        kind: ``Results`` or ``LayerResults``.
+        kind: ``Results``, ``LayerResults`` or ``ServingResults``.
 
     Raises:
         ValueError: it is not a file of such results, with the first thing that is wrong.
@@ -211,7 +218,7 @@ def read_results(path: Path, kind: type[AnyRun] = Results) -> AnyRun:  # type: i
         raise ValueError(f"{path} at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def measured(kind: type[AnyRun]) -> list[AnyRun]:
+def measured(kind: type[AnyOutcome]) -> list[AnyOutcome]:
     """All results of a kind that came with the package: one for each machine, none if none was measured."""
     return [read_results(path, kind) for path in sorted(MEASURED.glob(f"{kind.grid}-*.json"))]
 

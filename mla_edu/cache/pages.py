@@ -35,6 +35,11 @@ class PageAllocator:
         """Pages that can be handed out."""
         return len(self._free)
 
+    @property
+    def num_held(self) -> int:
+        """Pages in use."""
+        return self.num_pages - self.num_free
+
     def allocate(self, count: int) -> list[int]:
         """Hand out ``count`` pages.
 

@@ -39,7 +39,7 @@ class Step:
         self.num_new = num_new
         self.sequences = tuple(range(table.batch_size) if sequences is None else sequences)
         self.lengths = [table.lengths[sequence] + num_new for sequence in self.sequences]
-        everything = self.sequences == tuple(range(table.batch_size))
+        everything = len(self.sequences) == table.batch_size and self.sequences == tuple(range(table.batch_size))
         self.index = (
             None if everything else torch.tensor(self.sequences, dtype=torch.long, device=table.seq_lens.device)
         )

@@ -24,7 +24,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder for the file of result
 
 @app.callback(invoke_without_command=True)
 def _help(context: typer.Context) -> None:
-    """Time the decode kernel, a whole layer or a whole model on this machine, beside others."""
+    """Time the decode kernel, a layer, a model or the engine on this machine, beside others and the limit."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -143,6 +143,25 @@ def _finish(found: "Run", ours: Sequence[str], console: Console, folder: Path | 
     if faults:
         first = f"{faults[0].case}: {faults[0].why_not}"
         raise ValueError(f"{faults[0].kernel} is wrong or fails in {len(faults)} cases, first {first}")
+
+
+@app.command("serving")
+def bench_serving(
+    toy: Toy = False,
+    rounds: Annotated[int, typer.Option(help="Of each part; the times are medians over them.")] = 5,
+    results: Annotated[Path | None, typer.Option(help="Folder for the file of results.")] = None,
+) -> None:
+    """Time the engine on the CPU, beside transformers, with a model of DeepSeek-V2-Lite's widths: takes 3 GB."""
+    need_torch()
+    _check_options(None, results)
+    from mla_edu.bench import serving
+    from mla_edu.bench.report import print_serving_report
+
+    found = serving.run(toy=toy, rounds=rounds)
+    console = _wide_console()
+    print_serving_report(found, console)
+    if results is not None:
+        console.print(f"written to {found.write(results)}")
 
 
 @app.command("load")

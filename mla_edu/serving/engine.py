@@ -18,7 +18,7 @@ from mla_edu.ops.rope import check_positions
 from mla_edu.serving.draft import Drafter, MTPDrafter
 from mla_edu.serving.request import Event, Request, SamplingParams
 from mla_edu.serving.schedule import Scheduler, Work
-from mla_edu.serving.speculate import verify
+from mla_edu.serving.speculate import verify, verify_greedy
 from mla_edu.validation import check_integer
 
 Storage = Literal["latent", "expanded"]
@@ -122,6 +122,7 @@ class Engine:
             self.table, allocator, max_batch_tokens, share=not recurrent if share_prefixes is None else share_prefixes
         )
         self._chooses_mode = not expanded and model.config.mla is not None
+        self._absorbed_from: dict[int, int] = {}  # by new tokens: the fewest keys known to cost less absorbed
         self._number = 0
         self.stats = Stats()
 
@@ -207,7 +208,7 @@ class Engine:
                 generators[request].set_state(state)
             raise
         self.stats.steps += 1
-        self.stats.peak_pages = max(self.stats.peak_pages, sum(users > 0 for users in self.table.allocator.users))
+        self.stats.peak_pages = max(self.stats.peak_pages, self.table.allocator.num_held)
         for each in work:
             events += self._advance(each, chosen.get(each.request, []))
         if self.drafter is not None:
@@ -236,15 +237,25 @@ class Engine:
         groups: dict[tuple[int, str], list[Work]] = {}
         for each in work:
             mode = ""
-            if self._chooses_mode and self.model.config.mla is not None:
-                end = self.scheduler.num_computed(each.request) + each.count
-                mode = cheaper_mode(self.model.config.mla, each.count, end)
+            if self._chooses_mode:
+                mode = self._mode(each.count, self.scheduler.num_computed(each.request) + each.count)
             groups.setdefault((each.count, mode), []).append(each)
         return list(groups.values())
 
+    def _mode(self, num_new: int, num_keys: int) -> str:
+        """``cheaper_mode``, which is asked no more once it was absorbed: with more keys it stays so."""
+        if num_keys >= self._absorbed_from.get(num_new, num_keys + 1):
+            return "absorbed"
+        assert self.model.config.mla is not None
+        mode = cheaper_mode(self.model.config.mla, num_new, num_keys)
+        if mode == "absorbed":
+            self._absorbed_from[num_new] = num_keys
+        return mode
+
     def _tokens(self, work: Work) -> list[int]:
-        start = self.scheduler.num_computed(work.request)
-        return (work.request.tokens + work.request.drafts)[start : start + work.count]
+        start, request = self.scheduler.num_computed(work.request), work.request
+        known = request.tokens[start : start + work.count]
+        return known + request.drafts[: work.count - len(known)]
 
     def _choose(self, ordered: list[Work], hidden: Tensor) -> dict[Request, list[int]]:
         """The tokens that follow, for each request that has computed all it knows."""
@@ -260,8 +271,11 @@ class Engine:
         if not rows:
             return {}
         logits = self.model.logits(hidden[self._tensor(places)])
+        best = logits.argmax(dim=-1).tolist()  # of all requests at once
         return {
-            request: verify(
+            request: verify_greedy(best[rows[request]], request.drafts)
+            if request.params.temperature == 0
+            else verify(
                 logits[rows[request]], request.drafts, request.draft_probabilities, request.params, request.generator
             )
             for request in rows

@@ -76,7 +76,7 @@ class Request:
     @property
     def num_left(self) -> int:
         """Tokens that may still be chosen."""
-        return self.params.max_new_tokens - len(self.output)
+        return self.params.max_new_tokens - (len(self.tokens) - len(self.prompt))
 
     def forget_drafts(self, keep: int = 0) -> None:
         """Drop the guesses past the first ``keep``."""

@@ -89,10 +89,10 @@ class Scheduler:
             if request.row is None or not budget:
                 continue
             count, pages = self._next(request, budget)
-            if pages > self.allocator.num_free - promised and request.drafts:
+            if request.drafts and pages > self.allocator.num_free - promised:
                 request.forget_drafts()
                 count, pages = self._next(request, budget)
-            while pages > self.allocator.num_free - promised and request.row is not None:
+            while pages and pages > self.allocator.num_free - promised and request.row is not None:
                 victim = self.running[-1]
                 self._preempt(victim)
                 events.append(Event("preempted", victim))
@@ -121,7 +121,8 @@ class Scheduler:
         num_right = len(request.tokens) + len(chosen) - 1  # tokens computed behind nothing but tokens that stay
         added = request.accept(chosen)
         if chosen:
-            request.forget_drafts()
+            if request.drafts:
+                request.forget_drafts()
             stays = min(num_right, len(request.tokens))
             if self.num_computed(request) > stays:
                 self.table.truncate(stays, [request.row])
@@ -135,7 +136,8 @@ class Scheduler:
         """How many tokens a request computes next, and the pages that it lacks for them; guesses past them are cut."""
         assert request.row is not None
         missing = len(request.tokens) - self.num_computed(request)
-        request.forget_drafts(keep=max(budget - missing, 0))
+        if missing + len(request.drafts) > budget:
+            request.forget_drafts(keep=max(budget - missing, 0))
         count = min(missing + len(request.drafts), budget)
         return count, self.table.num_missing_pages(request.row, count)
 

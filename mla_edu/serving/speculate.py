@@ -35,9 +35,7 @@ def verify(
         generator: of the draws; None for torch's own.
     """
     if params.temperature == 0:
-        best = logits.argmax(dim=-1).tolist()
-        right = next((i for i, draft in enumerate(drafts) if draft != best[i]), len(drafts))
-        return [*drafts[:right], best[right]]
+        return verify_greedy(logits.argmax(dim=-1).tolist(), drafts)
     for i, draft in enumerate(drafts):
         p = probabilities(logits[i], params.temperature, params.top_p)
         q = torch.zeros_like(p)
@@ -51,3 +49,14 @@ def verify(
         token = torch.multinomial(rest if rest.any() else p, 1, generator=generator)
         return [*drafts[:i], int(token)]
     return [*drafts, choose(logits[-1], params.temperature, params.top_p, generator)]
+
+
+def verify_greedy(best: Sequence[int], drafts: Sequence[int]) -> list[int]:
+    """``verify`` at temperature 0: the guesses up to the first wrong one, and the token that is right there.
+
+    Args:
+        best: the likeliest token after the last one known, and after each guess.
+        drafts: the guesses.
+    """
+    right = next((i for i, draft in enumerate(drafts) if draft != best[i]), len(drafts))
+    return [*drafts[:right], best[right]]

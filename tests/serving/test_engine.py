@@ -4,6 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mla_edu.cache import StateCache
+from mla_edu.config import MLAConfig
+from mla_edu.cost import cheaper_mode
+from mla_edu.models import Decoder, ModelConfig
 from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
 from mla_edu.testing import poison
 from tiny_engines import SHAPES, VOCAB, Guesses, model_of, plain
@@ -76,3 +79,15 @@ def test_greedy_tokens_are_those_of_the_plain_loop(workload):
     for request, prompt, count in zip(requests, prompts, counts, strict=True):
         assert request.output == plain(name, prompt, count)
         assert request.finish_reason == "length"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 90), st.integers(0, 90)), max_size=40), st.integers(1, 40))
+def test_what_was_once_cheaper_absorbed_is_remembered_rightly(steps, rank):
+    widths = {"qk_nope_head_dim": 5, "qk_rope_head_dim": 4, "v_head_dim": 6, "q_lora_rank": None}
+    mla = MLAConfig(hidden_size=8, num_attention_heads=2, kv_lora_rank=rank, **widths)
+    config = ModelConfig(vocab_size=2, hidden_size=8, intermediate_size=1, layers=("mla",), mla=mla)
+    engine = Engine(Decoder(config, device="meta"), 1, backend="reference")
+    for num_new, num_cached in steps:
+        num_keys = num_new + num_cached
+        assert engine._mode(num_new, num_keys) == cheaper_mode(mla, num_new, num_keys)

@@ -99,6 +99,7 @@ class Oracle:
         assert all((states[page] == "held") == (page in held) for page in range(allocator.num_pages))
         assert states.count("free") + states.count("idle") == allocator.num_free
         assert states.count("idle") == allocator.num_idle
+        assert states.count("held") == allocator.num_held
         rows = [request.row for request in self.scheduler.running]
         assert len(set(rows)) == len(rows)
         for row, pages in enumerate(table.pages_of):
