@@ -11,6 +11,8 @@ from torch import Tensor
 from mla_edu.cache.prefix import Prefix
 from mla_edu.validation import Checked, NonNegativeInt, NonNegativeNumber, Number, PositiveInt
 
+Seed = Annotated[NonNegativeInt, Field(lt=2**63)]  # what a generator of torch takes
+
 
 class SamplingParams(Checked):
     """How a request's tokens are chosen, and when they end.

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from mla_edu.models.config import ModelConfig, read_mapping
 from mla_edu.validation import Checked, NonNegativeInt, NonNegativeNumber, PositiveInt, PositiveNumber
 
+Seed = Annotated[NonNegativeInt, Field(lt=2**32)]  # each step's own is made of it
+
 
 class TrainConfig(Checked):
     """How a model learns.
@@ -32,7 +34,7 @@ class TrainConfig(Checked):
     threads: Annotated[PositiveInt, Field(le=256)] | None = (
         None  # of torch on a processor; None: its own number or one, whichever is faster
     )
-    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 0  # of the weights and of the order of the text
+    seed: Seed = 0  # of the weights and of the order of the text
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "TrainConfig":

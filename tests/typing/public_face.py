@@ -17,6 +17,7 @@ from mla_edu.hf import ModelSpec
 from mla_edu.kernels import mla_decode
 from mla_edu.models import Decoder, ModelCache, ModelConfig, generate, load_attention, load_model, save_model
 from mla_edu.registry import get_model, list_models
+from mla_edu.serving import Engine, Event, Request, SamplingParams
 
 mla = MLAConfig(
     hidden_size=512,
@@ -54,7 +55,8 @@ assert_type(load_attention("checkpoint", layer=0, dtype=None), GroupedQueryAtten
 table = PageTable(num_pages=8, page_size=64, batch_size=2)
 layer(x, cache=PagedLatentCache(mla, table, torch.uint8))
 GroupedQueryAttention(gqa)(x, cache=PagedKVCache(gqa, table))
-layer(x, cache=PagedKVCache(gqa, table))  # pyright: ignore[reportArgumentType]
+layer(x, cache=PagedKVCache(mla, table))
+GroupedQueryAttention(gqa)(x, cache=latent_cache)  # pyright: ignore[reportArgumentType]
 
 
 assert_type(kv_cache_bytes("deepseek-v3", 4096, batch_size=1, dtype="bf16"), int)
@@ -86,3 +88,11 @@ model(torch.zeros(2, 3, dtype=torch.long), cache=latent_cache)  # pyright: ignor
 assert_type(load_model("checkpoint", dtype=None, device=None), Decoder)
 assert_type(save_model(model, "folder"), str)
 assert_type(list(generate(model, [1, 2], max_new_tokens=3, temperature=0.0, top_p=1.0, seed=None)), list[int])
+
+
+engine = Engine(Decoder(ModelConfig.from_yaml("configs/mla-small.yaml")), num_pages=8, page_size=64, mla="latent")
+assert_type(engine.submit([1, 2], SamplingParams(max_new_tokens=16, temperature=0.0, top_p=1.0, seed=None)), Request)
+assert_type(engine.step(), list[Event])
+assert_type(engine.generate([[1, 2]], SamplingParams(max_new_tokens=16)), list[list[int]])
+engine.submit([1, 2], SamplingParams(max_tokens=16))  # pyright: ignore[reportCallIssue]
+Engine(engine.model, num_pages=8, mla="absorbed")  # pyright: ignore[reportArgumentType]
