@@ -24,9 +24,7 @@ class SamplingParams(Checked):
     max_new_tokens: PositiveInt = 16  # it ends after so many
     temperature: NonNegativeNumber = 0.0  # what logits are divided by before one is drawn; 0 takes the largest
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # drawn from as few tokens as have this probability together
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] | None = (
-        None  # of the draws; None for torch's own generator
-    )
+    seed: Seed | None = None  # of the draws; None for torch's own generator
     stop_tokens: tuple[NonNegativeInt, ...] = ()  # it ends before one of them
 
 
