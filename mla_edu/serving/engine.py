@@ -53,6 +53,7 @@ class Engine:
     """Continuous batching over a paged cache: requests come and go, each step takes a part of all.
 
     Whatever is shared, cut into chunks, preempted or guessed, greedy tokens are those of ``mla_edu.models.generate``.
+    In a narrow dtype products of another shape may round otherwise, and near ties fall to another token.
 
     Args:
         model: in the mode and on the device that it is.

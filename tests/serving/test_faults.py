@@ -1,10 +1,11 @@
 """Faults that other engines had, and bad input: each request ends right, and the engine stays whole."""
 
+import copy
 import random
 
 import pytest
-import torch
 
+import mla_edu.serving.engine as engines
 from mla_edu.cache import PagedKVCache, PagedLatentCache, Prefix
 from mla_edu.models import ModelConfig
 from mla_edu.serving import Engine, NGramDrafter, SamplingParams
@@ -115,30 +116,38 @@ def test_wrong_guesses_are_never_kept_under_a_name():
         assert tokens == text[: len(tokens)]
 
 
+@pytest.mark.parametrize("place", ["logits", "verify"])
 @pytest.mark.parametrize("after", range(4))
-def test_an_error_within_a_step_leaves_every_request_as_it_was(after, monkeypatch):
-    engine = engine_of(max_batch_tokens=6, drafter=NGramDrafter(2))
+def test_an_error_within_a_step_leaves_every_request_as_it_was(after, place, monkeypatch):
     sampled = SamplingParams(max_new_tokens=6, temperature=0.9, seed=4)
     expected = engine_of(max_batch_tokens=6).generate([PROMPT], sampled)
-    engine.drafter = None
+    engine = engine_of(max_batch_tokens=6)
     greedy, drawn = engine.submit(PROMPT, SamplingParams(max_new_tokens=6)), engine.submit(PROMPT, sampled)
     for _ in range(after):
         engine.step()
-    before = [list(greedy.tokens), list(drawn.tokens), list(engine.table.lengths)]
-    real = engine.model.logits
+    where = engine.model if place == "logits" else engines
+    real = getattr(where, place)
 
-    def broken(hidden):
-        real(hidden)
+    def broken(*arguments):
+        real(*arguments)  # of verify: a token is drawn
         raise RuntimeError("out of memory")
 
+    def state(running):
+        return [
+            (list(each.tokens), each in running and engine.scheduler.num_computed(each)) for each in (greedy, drawn)
+        ]
+
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "logits", broken)
-        for _ in range(3):
-            with pytest.raises(RuntimeError, match="out of memory"):
-                while True:
-                    engine.step()
-    if after > 2:
-        assert [list(greedy.tokens), list(drawn.tokens)] == before[:2]
+        patch.setattr(where, place, broken)
+        failures = 0
+        while failures < 3:
+            running = list(engine.scheduler.running)
+            before = state(running)
+            try:
+                engine.step()
+            except RuntimeError:
+                failures += 1
+                assert state(running) == before
     finish(engine)
     assert greedy.output == plain("mla", PROMPT, 6)
     assert [drawn.output] == expected
@@ -274,11 +283,8 @@ def test_guesses_look_up_the_longest_ending_that_stood_there_before():
 def test_the_triton_kernel_reads_the_pages_of_an_engine():
     """Interpreted; in float32, so only as far as the plain loop's best token is clearly the best."""
     pytest.importorskip("triton")
-    model = model_of("mla").float()
-    try:
-        out = Engine(model, 8, 16, backend="triton").generate([PROMPT, PROMPT[:3]], SamplingParams(max_new_tokens=4))
-    finally:
-        model.double()
+    model = copy.deepcopy(model_of("mla")).float()
+    out = Engine(model, 8, 16, backend="triton").generate([PROMPT, PROMPT[:3]], SamplingParams(max_new_tokens=4))
     assert out == [plain("mla", PROMPT, 4), plain("mla", PROMPT[:3], 4)]
 
 
@@ -290,4 +296,3 @@ def test_random_order_of_requests_changes_nothing():
         [prompts[i] for i in order], SamplingParams(max_new_tokens=5)
     )
     assert out == [plain("mla", prompts[i], 5) for i in order]
-    assert torch.get_default_dtype() == torch.float32
