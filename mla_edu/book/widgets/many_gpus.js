@@ -55,7 +55,7 @@ function sentence(model, gpu, found, { gpus, layout_name }) {
 
 // --- a box for each GPU, as high as its memory: weights below, cache on top of them
 
-const BOX = { width: 36, height: 62, across: 45, down: 84, columns: 8 };
+const BOX = { width: 36, height: 96, across: 45, down: 118, columns: 8 };
 
 // Sequences that a GPU takes part in
 const on_gpu = (place, { gpus, layout_name, batch }) =>
