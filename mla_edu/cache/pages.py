@@ -179,7 +179,7 @@ class PageTable(SequenceTable):
         self.seq_lens[sequence] = length
 
     def new_slots(self, step: Step) -> Int[Tensor, "batch num_new"]:
-        """Where the new tokens of a step lie, counted in tokens from the start of the pool; reckoned for its first layer, and true for all."""
+        """Where the new tokens of a step lie in the pool; reckoned for its first layer, and true for all."""
         if step.slots is None:
             step.slots = self._slots(step.select(self.block_table), step.positions)
         return step.slots

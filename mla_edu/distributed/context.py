@@ -8,7 +8,7 @@ parallelism). Heads are dealt too: a rank makes the queries of its own ones, and
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mla_edu.cache.latent import PagedLatentCache
@@ -90,7 +90,7 @@ class ContextLatentCache(PagedLatentCache):
         Each query has its own number of tokens that it sees here, and so is a sequence to ``mla_decode``.
 
         Args:
-            q: of all heads, for the tokens of the step under way; outside a step, of the newest tokens of all sequences.
+            q: of all heads, for the tokens of the step under way; outside a step, of the newest ones of all sequences.
             sm_scale: what the scores are multiplied by.
 
         Returns:
@@ -110,7 +110,7 @@ class ContextLatentCache(PagedLatentCache):
         )
         return out[:, 0].unflatten(0, (batch, new)), lse[..., 0].unflatten(0, (batch, new))
 
-    def attend(self, q: Tensor, sm_scale: float) -> Tensor:
+    def attend(self, q: Tensor, sm_scale: float) -> Tensor:  # noqa: ARG002
         """Nothing: what one rank has is a part.
 
         Raises:

@@ -50,9 +50,7 @@ def local_config(config: AnyConfig, ranks: Ranks) -> AnyConfig:
         raise ValueError(f"num_key_value_heads is {kv_heads}; expected a multiple or a divisor of the {size} ranks")
     own_kv, sharing = max(kv_heads // size, 1), max(size // kv_heads, 1)
     if sharing > config.group_size:
-        raise ValueError(
-            f"ranks is {size}; expected at most {config.group_size} for each of {kv_heads} key/value heads"
-        )
+        raise ValueError(f"ranks is {size}; expected at most the {config.num_attention_heads} query heads")
     own = own_kv * -(-config.group_size // sharing)
     return config.model_copy(update={"num_attention_heads": own, "num_key_value_heads": own_kv})
 

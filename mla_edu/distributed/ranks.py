@@ -56,7 +56,7 @@ class Ranks:
         self.received: Counter[str] = Counter()
 
     @torch.no_grad()
-    def all_gather(self, x: Shaped[Tensor, "*shape"], what: str) -> Shaped[Tensor, "ranks *shape"]:
+    def all_gather(self, x: Shaped[Tensor, "..."], what: str) -> Shaped[Tensor, "ranks ..."]:
         """The tensors of all ranks, which have one shape and dtype.
 
         Args:
@@ -73,7 +73,7 @@ class Ranks:
         return out
 
     @torch.no_grad()
-    def all_to_all(self, x: Shaped[Tensor, "ranks *shape"], what: str) -> Shaped[Tensor, "ranks *shape"]:
+    def all_to_all(self, x: Shaped[Tensor, "ranks ..."], what: str) -> Shaped[Tensor, "ranks ..."]:
         """From each rank the part that is meant for this one; the arguments and errors are those of ``all_gather``.
 
         Args:
@@ -85,11 +85,11 @@ class Ranks:
         self.received[what] += x.nbytes - x[0].nbytes
         return out
 
-    def reduce_scatter(self, x: Float[Tensor, "ranks *shape"], what: str) -> Float[Tensor, "*shape"]:
+    def reduce_scatter(self, x: Float[Tensor, "ranks ..."], what: str) -> Float[Tensor, "..."]:
         """The sum over the ranks of their parts for this one; the arguments are those of ``all_to_all``."""
         return self.all_to_all(x, what).sum(dim=0)
 
-    def all_reduce(self, x: Float[Tensor, "*shape"], what: str) -> Float[Tensor, "*shape"]:
+    def all_reduce(self, x: Float[Tensor, "..."], what: str) -> Float[Tensor, "..."]:
         """The sum of all ranks' tensors: each rank adds up a part of the numbers, and gives it to all.
 
         What does not divide by the ranks is padded: received are 2 (W - 1) W-th parts of the numbers, rounded up each.

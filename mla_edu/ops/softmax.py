@@ -93,8 +93,8 @@ def merge(
 
 
 def merge_weights(
-    lses: Float[Tensor, "parts *rows"],
-) -> tuple[Float[Tensor, "parts *rows"], Float[Tensor, "*rows"]]:
+    lses: Float[Tensor, "parts ..."],
+) -> tuple[Float[Tensor, "parts ..."], Float[Tensor, "..."]]:
     """What the result over each part of the keys counts for in that over all, and the log-sum-exp over all.
 
     Args:
