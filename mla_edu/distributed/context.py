@@ -178,7 +178,7 @@ class ContextParallelAttention(nn.Module):
             q_nope, q_pe = local.queries(hidden_states, positions)
             cache.append(*local.latents(hidden_states, positions))
             out, lse = cache.attend_part(self._queries_of_all(q_nope, q_pe), local.sm_scale)
-            latent = self._merged(out, lse).to(out.dtype)
+            latent = self.merged(out, lse).to(out.dtype)
             return self.ranks.all_reduce(local.output(latent), "attention")
 
     if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
@@ -199,7 +199,7 @@ class ContextParallelAttention(nn.Module):
     def _gather_heads(self, q: Float[Tensor, "batch seq heads width"]) -> Float[Tensor, "batch seq all_heads width"]:
         return self.ranks.all_gather(q, "queries").movedim(0, 2).flatten(2, 3)
 
-    def _merged(
+    def merged(
         self, out: Float[Tensor, "batch seq all_heads kv_lora_rank"], lse: Float[Tensor, "batch seq all_heads"]
     ) -> Float[Tensor, "batch seq heads kv_lora_rank"]:
         """Attention of this rank's heads over the tokens of all ranks.

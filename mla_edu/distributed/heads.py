@@ -122,7 +122,7 @@ def local_mlp(mlp: MLP, ranks: Ranks) -> MLP:
     halves = mlp.experts.gate_up_proj.chunk(2, dim=1)
     weights["experts.gate_up_proj"] = torch.cat([share_of(each, ranks.rank, ranks.size, dim=1) for each in halves], 1)
     weights["experts.down_proj"] = share_of(mlp.experts.down_proj, ranks.rank, ranks.size, dim=2)
-    experts = _filled(MixtureOfExperts(config, dtype=_dtype(mlp), device="meta"), weights)
+    experts = _filled(MixtureOfExperts(config, dtype=_dtype(mlp), device=mlp.experts.down_proj.device), weights)
     if mlp.shared_experts is not None:
         shared = local_mlp(mlp.shared_experts, ranks)
         assert isinstance(shared, SwiGLU)
