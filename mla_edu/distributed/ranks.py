@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,11 +51,13 @@ class Ranks:
 
     Attributes:
         received: bytes that this rank has got from the others so far, by what they were.
+        seconds: that this rank has spent in collectives so far, waiting for the others included; NCCL's return at once.
     """
 
     def __init__(self, rank: int, size: int, timeout: float, device: torch.device):
         self.rank, self.size, self.timeout, self.device = rank, size, timeout, device
         self.received: Counter[str] = Counter()
+        self.seconds = 0.0
 
     @torch.no_grad()
     def all_gather(self, x: Shaped[Tensor, "..."], what: str) -> Shaped[Tensor, "ranks ..."]:
@@ -127,8 +130,10 @@ class Ranks:
                     raise ValueError(f"{name} is {here} on rank 0 and {there} on rank {rank}; expected the same on all")
 
     def _pass(self, collective: Callable[[], Any], what: str) -> None:
+        start = time.perf_counter()
         try:
             collective()
+            self.seconds += time.perf_counter() - start
         except RuntimeError as error:
             raise RankLost(
                 f"rank {self.rank} of {self.size} exchanged {what}, and a rank has ended, or did not come within "

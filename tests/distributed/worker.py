@@ -406,7 +406,7 @@ def serve_data(case):
         passed = case.ranks.received["mlp"] - before.get("mlp", 0)
         per_token = 4 * gather_bytes(mla_layer(1).config, case.ranks.size) * len(engine.model.config.layers)
         case.exact(passed, sum(met) * per_token)
-        case.exact([len(met) > 5, met[0] > 1, met[-1]], [True, True, 0])
+        case.exact([len(met) > 2, met[0] > 1, met[-1]], [True, True, 0])
 
 
 def serve_sampled(case):
