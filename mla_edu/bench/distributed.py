@@ -6,6 +6,7 @@ is timed.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ SMALL = LITE.model_copy(update={"hidden_size": 96, "num_attention_heads": 4, "kv
 INNER = 2816  # of the MLP: DeepSeek-V2-Lite's two shared experts
 TOKENS = (1, 8)
 CACHED = 4096
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 PAGE_SIZE = 48  # divides by 2, 3 and 4 ranks
 BOUND = 0.05  # on the error in bf16
 TIMEOUT = 120.0
@@ -75,12 +77,12 @@ def run(sizes: Sequence[int] = (2, 4), *, toy: bool = False, rounds: int = 5) ->
 
 
 def _launch(ranks: int, path: Path, toy: bool, rounds: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["-m", "mla_edu.bench.distributed", str(path), str(int(toy)), str(rounds)]
+    arguments = ["-m", "mla_edu.bench.distributed", str(path), str(int(toy)), str(rounds)]
+    command = [*TORCHRUN, "--nproc-per-node", str(ranks), *arguments]
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     if ended.returncode:
-        lines = [line for line in ended.stderr.splitlines() if "Error: " in line or "RankLost: " in line]
+        lines = [line for line in ended.stderr.splitlines() if re.search(r"(Error|RankLost|error): ", line)]
         raise RuntimeError(f"{ranks} ranks failed: {(lines or ['torchrun has not said why'])[0]}")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
