@@ -12,7 +12,7 @@ import torch
 from mla_edu.distributed import connect
 
 torch.set_num_threads(1)
-with connect(timeout=float(sys.argv[2])) as ranks:
+with connect(timeout=float(sys.argv[2]), network="gloo") as ranks:
     for _ in range(10):
         ranks.all_reduce(torch.ones(5), "sums")
     Path(f"{sys.argv[1]}.{ranks.rank}").write_text(str(os.getpid()))

@@ -478,7 +478,7 @@ CASES = [
 def main(path, names):
     torch.set_num_threads(1)
     found, start = {}, time.perf_counter()
-    with connect(timeout=40) as ranks, torch.no_grad():
+    with connect(timeout=40, network="gloo") as ranks, torch.no_grad():
         for run in CASES:
             if names and run.__name__ not in names:
                 continue
