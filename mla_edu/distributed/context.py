@@ -80,7 +80,7 @@ class ContextLatentCache(PagedLatentCache):
             rows = self._rows(step, c_kv, k_pe)
             slots = self.table.new_slots(step)
             own = slots % self.ranks.size == self.ranks.rank  # as of positions, since pages divide by the ranks
-            self.pages.flatten(0, 1)[slots[own] // self.ranks.size] = self._pack(rows[own])
+            self.pages.flatten(0, 1)[slots[own] // self.ranks.size] = self._pack(rows)[own]
 
     def attend_part(
         self, q: Float[Tensor, "batch new heads row"], sm_scale: float

@@ -13,6 +13,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,11 +51,13 @@ class Ranks:
 
     Attributes:
         received: bytes that this rank has got from the others so far, by what they were.
+        seconds: that this rank has spent in collectives so far, waiting for the others included; NCCL's return at once.
     """
 
     def __init__(self, rank: int, size: int, timeout: float, device: torch.device):
         self.rank, self.size, self.timeout, self.device = rank, size, timeout, device
         self.received: Counter[str] = Counter()
+        self.seconds = 0.0
 
     @torch.no_grad()
     def all_gather(self, x: Shaped[Tensor, "..."], what: str) -> Shaped[Tensor, "ranks ..."]:
@@ -126,12 +130,14 @@ class Ranks:
                     raise ValueError(f"{name} is {here} on rank 0 and {there} on rank {rank}; expected the same on all")
 
     def _pass(self, collective: Callable[[], Any], what: str) -> None:
+        start = time.perf_counter()
         try:
             collective()
+            self.seconds += time.perf_counter() - start
         except RuntimeError as error:
             raise RankLost(
                 f"rank {self.rank} of {self.size} exchanged {what}, and a rank has ended, or did not come within "
-                f"{self.timeout:g} s: {_first_line(error)}"
+                f"{self.timeout:g} s: {_reason(error)}"
             ) from None
 
 
@@ -140,8 +146,10 @@ def _as_bytes(x: Tensor) -> Tensor:
     return x.view(len(x), -1).view(torch.uint8) if x.numel() else x.new_empty(len(x), 0, dtype=torch.uint8)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, without the place in torch that it comes from."""
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", first_line).split(". ")[0]
 
 
 @contextmanager
@@ -166,6 +174,8 @@ def connect(timeout: float = 60.0, network: Network | None = None) -> Iterator[R
             raise ValueError(f"{name} is not in the environment; expected torchrun to start this process")
     rank, size = (int(os.environ[name]) for name in ENVIRONMENT[:2])
     has_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    if network == "nccl" and not has_gpus:
+        raise ValueError(f"network is 'nccl'; expected a GPU for each rank, {torch.cuda.device_count()} are there")
     network = network or ("nccl" if has_gpus else "gloo")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank))) if network == "nccl" else torch.device("cpu")
     if device.type == "cuda":
@@ -174,7 +184,7 @@ def connect(timeout: float = 60.0, network: Network | None = None) -> Iterator[R
         dist.init_process_group(network, timeout=timedelta(seconds=timeout))
     except RuntimeError as error:
         raise RankLost(
-            f"rank {rank} of {size}: not all ranks have come within {timeout:g} s: {_first_line(error)}"
+            f"rank {rank} of {size}: not all ranks have come within {timeout:g} s: {_reason(error)}"
         ) from None
     try:
         ranks = Ranks(rank, size, timeout, device)
