@@ -207,8 +207,12 @@ def context_fp8(case):
     stored = ranks.all_gather(part.pages, "rows").movedim(0, 2).flatten(1, 2)
     case.exact(bool((stored == whole.pages).all()), True)
     new = draw(len(LENGTHS), 3, HIDDEN, dtype=torch.bfloat16, seed=2)
-    error = relative_error(dealt(new, part).double(), layer(new, whole, "absorbed").double())
-    assert error < 2e-2, error
+    replicated = PagedLatentCache(layer.config, PageTable(30, PAGE, len(LENGTHS)), torch.uint8)
+    by_heads = TensorParallelAttention(layer, ranks)
+    fill(by_heads, poisoned(replicated), texts, LENGTHS)
+    alone = layer(new, whole, "absorbed").double()
+    for found in (dealt(new, part), by_heads(new, replicated, "absorbed")):
+        assert (error := relative_error(found.double(), alone)) < 2e-2, error
     exact = {"kv_lora_rank": 256, "sm_scale": layer.sm_scale}
     q = draw(len(LENGTHS), 3, ranks.size * dealt.config.num_attention_heads, 260)
     with mock.patch.object(context, "mla_decode", _decode_in_float64):
