@@ -122,7 +122,11 @@ def test_torchrun_ends_all_when_one_is_killed(tmp_path):
 
 def test_a_rank_that_never_comes_is_not_waited_for_longer(tmp_path):
     alone = start(0, 2, free_port(), tmp_path / "ids", 2, 1)
-    _, errors = alone.communicate(timeout=60)
+    try:
+        _, errors = alone.communicate(timeout=60)
+    finally:
+        alone.kill()
+        alone.wait()
     assert alone.returncode == 1
     assert "RankLost: rank 0 of 2: not all ranks have come within 2 s" in errors
 
