@@ -86,15 +86,17 @@ def ids_of(path, size):
     return [int(name.read_text()) for name in names]
 
 
-@pytest.mark.parametrize(("how", "timeout"), [(signal.SIGKILL, 100), (signal.SIGSTOP, 6)], ids=["killed", "stopped"])
-def test_the_others_end_when_a_rank_is_lost(tmp_path, how, timeout):
+@pytest.mark.parametrize(
+    ("how", "timeout", "size"), [(signal.SIGKILL, 100, 3), (signal.SIGSTOP, 6, 2)], ids=["killed", "stopped"]
+)
+def test_the_others_end_when_a_rank_is_lost(tmp_path, how, timeout, size):
     """A killed process is noticed at once, one that hangs after the set time."""
     port = free_port()
-    ranks = [start(rank, 3, port, tmp_path / "ids", timeout, 3) for rank in range(3)]
+    ranks = [start(rank, size, port, tmp_path / "ids", timeout, size) for rank in range(size)]
     try:
-        lost = ids_of(tmp_path / "ids", 3)[2]
+        lost = ids_of(tmp_path / "ids", size)[-1]
         os.kill(lost, how)
-        for process in ranks[:2]:
+        for process in ranks[:-1]:
             _, errors = process.communicate(timeout=60)
             assert process.returncode > 0
             told = [line for line in errors.splitlines() if "RankLost:" in line]
