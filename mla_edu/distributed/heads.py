@@ -183,13 +183,19 @@ class TensorParallelAttention(nn.Module):
     def forward(
         self, hidden_states: Float[Tensor, "batch seq hidden"], cache: AnyCache | None = None, mode: Mode = "auto"
     ) -> Float[Tensor, "batch seq hidden"]:
-        """As the whole layer: the arguments and errors are its own; ``mode`` is of MLA alone.
+        """As the whole layer: the arguments and errors are its own.
 
         Raises:
+            ValueError: ``mode`` is given for a ``GroupedQueryAttention`` too.
             RankLost: a rank has ended, or did not come in time.
         """
-        options = (mode,) if isinstance(self.local, MultiHeadLatentAttention) else ()
-        return self.ranks.all_reduce(self.local(hidden_states, cache, *options), "attention")  # type: ignore[arg-type]
+        if isinstance(self.local, MultiHeadLatentAttention):
+            out = self.local(hidden_states, cache, mode)
+        elif mode != "auto":
+            raise ValueError(f"mode is {mode!r}; expected 'auto' for a GroupedQueryAttention")
+        else:
+            out = self.local(hidden_states, cache)  # type: ignore[arg-type]
+        return self.ranks.all_reduce(out, "attention")
 
     if TYPE_CHECKING:  # torch types a call of any module as one of any arguments
 

@@ -64,8 +64,8 @@ class Ranks:
         """The tensors of all ranks, which have one shape and dtype.
 
         Args:
-            x: of this rank.
-            what: it is, in ``received``.
+            x: what this rank gives.
+            what: the name by which ``received`` counts it.
 
         Raises:
             RankLost: a rank has ended, or did not come in time.
@@ -82,7 +82,7 @@ class Ranks:
 
         Args:
             x: a part for each rank, its own included.
-            what: it is, in ``received``.
+            what: the name by which ``received`` counts it.
         """
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         self._pass(lambda: dist.all_to_all_single(_as_bytes(out), _as_bytes(x.contiguous())), what)

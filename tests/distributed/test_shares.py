@@ -193,6 +193,12 @@ def test_other_layers_are_refused():
         TensorParallelEngine(model_of("hybrid"), Alone(), 4)
 
 
+def test_a_mode_is_of_latents_alone():
+    dealt = TensorParallelAttention(GroupedQueryAttention(GQA), Alone())
+    with pytest.raises(ValueError, match="mode is 'absorbed'; expected 'auto' for a GroupedQueryAttention"):
+        dealt(torch.zeros(1, 1, 24), mode="absorbed")
+
+
 def test_other_caches_are_refused():
     dealt = ContextParallelAttention(MultiHeadLatentAttention(CONFIG), Alone())
     with pytest.raises(TypeError, match="cache is a LatentCache; expected a ContextLatentCache"):
