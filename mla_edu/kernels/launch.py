@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from mla_edu.kernels.kernel import attend, merge
-from mla_edu.kernels.tiles import GPU, Plan, Shape, Tiles, make_plan, next_power_of_2
+from mla_edu.kernels.tiles import GPU, Plan, Shape, Tiles, cdiv, make_plan
 
 INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8_mla"}
@@ -55,7 +55,7 @@ def attend_arguments(
     kv_cache: Tensor,
     block_table: Tensor,
     seq_lens: Tensor,
-    results: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    results: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
     *,
     kv_lora_rank: int,
     sm_scale: float,
@@ -63,8 +63,8 @@ def attend_arguments(
     plan: Plan,
 ) -> dict[str, Any]:
     """The arguments of ``attend`` by name, the compiler's options included; ``offline`` compiles it for the same."""
-    _, s_q, num_heads, width = q.shape
-    out, lse, partial, partial_lse = results
+    batch, s_q, num_heads, width = q.shape
+    out, lse, partial, partial_lse, parts = results
     stride_qb, stride_qs, stride_qh, stride_qd = q.stride()
     stride_kp, stride_kn, stride_kd = kv_cache.stride()
     stride_tb, stride_tp = block_table.stride()
@@ -79,9 +79,11 @@ def attend_arguments(
         "p_lse": lse,
         "p_partial": partial,
         "p_partial_lse": partial_lse,
+        "p_parts": parts,
         "scale": sm_scale * math.log2(math.e),
-        "num_splits": plan.num_splits,
-        "min_split": plan.min_split,
+        "batch": batch,
+        "num_parts": plan.num_parts,
+        "min_tiles": plan.min_tiles,
         "stride_qb": stride_qb,
         "stride_qs": stride_qs,
         "stride_qh": stride_qh,
@@ -98,6 +100,8 @@ def attend_arguments(
         "ROPE": width - kv_lora_rank,
         "PAGE_SIZE": kv_cache.shape[1],
         "CAUSAL": causal,
+        "EVEN": plan.even,
+        "CONVERT": plan.converts_fp8,
         "UPCAST": INTERPRETED,
         "NUM_CHUNKS": tiles.num_chunks,
         "BLOCK_H": tiles.block_h,
@@ -135,31 +139,31 @@ def decode(
     lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
     if batch == 0:
         return out.to(q.dtype), lse
-    partial = partial_lse = None
-    if plan.num_splits > 1:
-        partial = q.new_empty(batch, plan.num_splits, num_rows, kv_lora_rank, dtype=torch.float32)
-        partial_lse = q.new_empty(batch, plan.num_splits, num_rows, dtype=torch.float32)
+    partial = partial_lse = parts = None
+    if plan.num_parts > 1:
+        partial = q.new_empty(plan.num_partials, num_rows, kv_lora_rank, dtype=torch.float32)
+        partial_lse = q.new_empty(plan.num_partials, num_rows, dtype=torch.float32)
+        parts = q.new_empty(batch, 2, dtype=torch.int32)
 
     arguments = attend_arguments(
-        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse),
+        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse, parts),
         kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal, plan=plan,
     )  # fmt: skip
-    attend[batch * plan.num_blocks, plan.num_splits](**arguments)
-    if plan.num_splits > 1:
-        merge[(batch * num_rows,)](
+    attend[(plan.num_programs,)](**arguments)
+    if plan.num_parts > 1:
+        tile = plan.merge_tile
+        merge[batch * cdiv(num_rows, tile.block_h), cdiv(kv_lora_rank, tile.block_c)](
             p_partial=partial,
             p_partial_lse=partial_lse,
-            p_lens=seq_lens,
+            p_parts=parts,
             p_out=out,
             p_lse=lse,
-            num_splits=plan.num_splits,
-            min_split=plan.min_split,
-            stride_len=seq_lens.stride(0),
             NUM_HEADS=num_heads,
             S_Q=s_q,
             RANK=kv_lora_rank,
-            BLOCK_N=plan.tiles.block_n,
-            BLOCK_C=next_power_of_2(kv_lora_rank),
-            num_warps=4,
+            BLOCK_H=tile.block_h,
+            BLOCK_P=tile.block_p,
+            BLOCK_C=tile.block_c,
+            num_warps=tile.num_warps,
         )
     return out.to(q.dtype), lse

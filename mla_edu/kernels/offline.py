@@ -163,7 +163,7 @@ def _compile(request: Request) -> KernelReport:
     table, lens = empty(BATCH, PAGES, dtype=torch.int32), empty(BATCH, dtype=torch.int32)
     floats = empty(BATCH, dtype=torch.float32)
     arguments = attend_arguments(
-        q, kv_cache, table, lens, (q, floats, floats, floats),
+        q, kv_cache, table, lens, (q, floats, floats, floats, lens),
         kv_lora_rank=rank, sm_scale=0.1, causal=True, plan=plan,
     )  # fmt: skip
     options = {name: value for name, value in arguments.items() if name not in attend.arg_names}

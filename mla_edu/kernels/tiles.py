@@ -83,6 +83,11 @@ def matrix_unit(arch: str) -> str:
     raise ValueError(f"arch is {arch!r}; expected {', '.join(SHARED_LIMIT)}")
 
 
+def converts_fp8(arch: str) -> bool:
+    """Whether an architecture has an instruction that makes e4m3 a number of fp16: NVIDIA's from sm_89 on."""
+    return arch.startswith("sm_") and int(arch[3:]) >= 89
+
+
 def next_power_of_2(width: int) -> int:
     """The smallest power of two that holds ``width``, and at least 16, which is what a matrix unit takes."""
     return max(16, 1 << (width - 1).bit_length())
@@ -183,31 +188,30 @@ def choose_tiles(
     return next(tiles for tiles in fitting if tiles.block_h == block_h)
 
 
-MIN_SPLIT = 128  # tokens that are worth a partial result of their own
+MIN_SHARE = 128  # tokens that are worth a partial result of their own
 
 
 @functools.lru_cache(maxsize=1024)
-def choose_num_splits(num_programs: int, max_len: int, num_slots: int) -> int:
-    """Splits per sequence, from what the host knows: no length is read back.
+def choose_num_shares(num_blocks: int, num_tiles: int, num_slots: int) -> int:
+    """Shares that the tokens of a batch are cut into, from what the host knows: no length is read back.
 
-    Programs run in rounds of ``num_slots``, and a last round that is not full leaves slots idle: more splits fill it
-    better, and each costs a partial result. So the fewest are taken that keep at least nine tenths of the slots as
-    busy as any number would, of at most one split for every 128 tokens of the longest sequence that the block table
-    can hold.
+    Programs, one for each share and block of rows, are all alike, and run in rounds of ``num_slots``: a last round that
+    is not full leaves slots idle, and every share costs a partial result. So the fewest shares are taken that keep 0.95
+    of the slots busy, or as many as any number can.
 
     Args:
-        num_programs: sequences times blocks of rows.
-        max_len: tokens that a row of the block table can hold.
+        num_blocks: blocks of rows, which all read the same tokens.
+        num_tiles: shares that are worth while, if all sequences are as long as the block table allows.
         num_slots: programs that the GPU runs at a time.
     """
 
-    def busy(splits: int) -> float:
-        rounds = cdiv(splits * num_programs, num_slots)
-        return splits * num_programs / (rounds * num_slots)
+    def busy(shares: int) -> float:
+        rounds = cdiv(shares * num_blocks, num_slots)
+        return shares * num_blocks / (rounds * num_slots)
 
-    most = max(1, min(cdiv(max_len, MIN_SPLIT), cdiv(num_slots, num_programs)))
-    shares = [busy(splits) for splits in range(1, most + 1)]
-    return next(splits for splits, share in enumerate(shares, 1) if share >= 0.9 * max(shares))
+    most = max(1, min(num_tiles, num_slots))
+    best = max(busy(shares) for shares in range(1, most + 1))
+    return next(shares for shares in range(1, most + 1) if busy(shares) >= min(best, 0.95))
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,19 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class MergeTile:
+    """What one program of ``merge`` works on: ``block_c`` numbers of ``block_h`` rows, ``block_p`` parts at a time."""
+
+    block_h: int
+    block_p: int
+    block_c: int
+    num_warps: int = 4
+
+
+FEW_PARTS, MANY_PARTS = MergeTile(4, 4, 512), MergeTile(1, 64, 128)
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a decode step is launched."""
 
@@ -241,8 +258,13 @@ class Plan:
     block_r: int
     num_blocks: int  # of rows, for each sequence
     programs: int  # that are to run on a multiprocessor at a time
-    num_splits: int  # of each sequence
-    min_split: int  # tokens
+    even: bool  # the tokens of the whole batch are cut into even shares; else each sequence by itself
+    num_parts: int  # that the batch, or each sequence, is cut into at most
+    min_tiles: int  # of a part
+    num_programs: int
+    num_partials: int  # results of parts that there is room for
+    merge_tile: MergeTile
+    converts_fp8: bool  # the GPU has an instruction for it
 
     @property
     def max_registers(self) -> int | None:
@@ -257,22 +279,40 @@ def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tile
     Args:
         shape: of the decode step.
         gpu: that runs it.
-        num_splits: pieces that a sequence is cut into; None chooses by batch, table and GPU.
+        num_splits: parts that each sequence is cut into; None for even shares of the whole batch.
         tiles: None for those of ``choose_tiles``.
 
     Raises:
         ValueError: nothing fits.
     """
     widths = {"kv_lora_rank": shape.kv_lora_rank, "qk_rope_head_dim": shape.qk_rope_head_dim}
-    num_rows = shape.num_heads * shape.s_q
+    num_rows, batch = shape.num_heads * shape.s_q, max(1, shape.batch)
     if tiles is None:
         tiles = choose_tiles(gpu.arch, num_rows=num_rows, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
     num_blocks = cdiv(num_rows, tiles.block_h)
-    programs = programs_per_multiprocessor(
-        tiles, matrix_unit(gpu.arch), dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths
-    )
-    min_split = tiles.block_n
+    unit = matrix_unit(gpu.arch)
+    programs = programs_per_multiprocessor(tiles, unit, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
+    even = num_splits is None
     if num_splits is None:
-        num_splits = choose_num_splits(max(1, shape.batch * num_blocks), shape.max_len, programs * gpu.multiprocessors)
-        min_split = MIN_SPLIT
-    return Plan(tiles, *block_widths(tiles, **widths), num_blocks, programs, num_splits, min_split)
+        min_tiles = cdiv(MIN_SHARE, tiles.block_n)
+        worth = batch * cdiv(shape.max_len, MIN_SHARE)
+        num_parts = choose_num_shares(num_blocks, worth, programs * gpu.multiprocessors)
+        num_partials, per_sequence = num_parts + batch - 1, num_parts / batch
+        num_programs = num_parts * num_blocks
+    else:
+        min_tiles, num_parts, per_sequence = 1, num_splits, float(num_splits)
+        num_partials = batch * num_parts
+        num_programs = num_partials * num_blocks
+    return Plan(
+        tiles,
+        *block_widths(tiles, **widths),
+        num_blocks,
+        programs,
+        even,
+        num_parts,
+        min_tiles,
+        num_programs,
+        num_partials,
+        FEW_PARTS if per_sequence < 8 else MANY_PARTS,
+        converts_fp8(gpu.arch),
+    )
