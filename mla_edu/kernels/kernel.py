@@ -81,19 +81,22 @@ def attend_tiles(
     b_acc = ()
     for _ in tl.static_range(NUM_CHUNKS):
         b_acc += (tl.zeros([BLOCK_H, BLOCK_C], tl.float32),)
+    # Bytes of fp8 must pass through registers: where there are enough, those of the next tile are on their way while
+    # one is multiplied.
+    AHEAD: tl.constexpr = FP8 and BLOCK_H < 64
     b_next = ()
-    if FP8:  # bytes must pass through registers: those of the next tile are on their way while one is multiplied
+    if AHEAD:
         m_n = start + tl.arange(0, BLOCK_N) < end
         p_rows = find_rows(p_kv, p_table, start, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
         b_next = load_rows(p_rows, m_n, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)
     for n in range(start, end, BLOCK_N):
         o_n = n + tl.arange(0, BLOCK_N)
         m_n = o_n < end  # what lies past the end may be NaN: it is never loaded
-        n_load = n + BLOCK_N if FP8 else n
+        n_load = n + BLOCK_N if AHEAD else n
         m_load = n_load + tl.arange(0, BLOCK_N) < end
         p_rows = find_rows(p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
         b_load = load_rows(p_rows, m_load, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)  # [N, C]
-        b_rows = b_next if FP8 else b_load
+        b_rows = b_next if AHEAD else b_load
         b_s = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
         b_c, b_scales = (), ()
         for i in tl.static_range(NUM_CHUNKS):
@@ -118,12 +121,12 @@ def attend_tiles(
             b_weights = b_p * b_scales[i] if FP8 else b_p
             b_new += (matmul(b_weights, b_c[i], b_acc[i] * b_shrink[:, None], UPCAST),)
         b_acc = b_new
-        if FP8:
+        if AHEAD:
             b_next = b_load
     return b_acc, b_max, b_sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "num_parts", "min_tiles", "stride_tb"])
 def attend(
     p_q, p_kv, p_table, p_lens, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale, batch, num_parts, min_tiles,
     stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp, stride_len,
@@ -212,8 +215,10 @@ def merge(
     NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_C numbers of BLOCK_H rows of one sequence, BLOCK_P parts of it at a time: all their loads are under way at
-    once. Each partial result weighs 2 to the power of its log-sum-exp."""
+    """BLOCK_C numbers of BLOCK_H rows of one sequence. Each partial result weighs 2 to the power of its log-sum-exp.
+
+    BLOCK_P parts are taken at a time, so that as many loads are under way together.
+    """
     NUM_ROWS: tl.constexpr = NUM_HEADS * S_Q
     NUM_BLOCKS: tl.constexpr = (NUM_ROWS + BLOCK_H - 1) // BLOCK_H
     b = (tl.program_id(0) // NUM_BLOCKS).to(tl.int64)

@@ -20,7 +20,8 @@ from typing import Any
 
 import pydantic
 
-from mla_edu.kernels.tiles import BYTES, GPU, REGISTERS, SHARED_LIMIT, Plan, Shape, Tiles, make_plan
+from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
+from mla_edu.kernels.tiles import BYTES, REGISTERS, SHARED_LIMIT, Tiles
 
 ARCHITECTURES = tuple(SHARED_LIMIT)
 # Of one multiprocessor: shared memory in bytes and warps (CUDA C++ Programming Guide, "Technical Specifications per
@@ -35,6 +36,7 @@ MULTIPROCESSOR = {
     "sm_120": (102_400, 48),
     "gfx942": (65_536, 32),
 }
+UNSPECIALIZED = ("batch", "num_parts", "min_tiles", "stride_tb")  # that change from step to step
 BATCH, PAGES = 9, 99  # any: the compiler sees of them no more than that 16 divides neither
 
 
@@ -148,7 +150,7 @@ def _compile(request: Request) -> KernelReport:
 
     from mla_edu.cost import fp8_row_bytes
     from mla_edu.kernels.kernel import attend
-    from mla_edu.kernels.launch import DTYPES, attend_arguments
+    from mla_edu.kernels.launch import DTYPES, Results, attend_arguments
 
     plan, rank, rope = request.plan(), request.kv_lora_rank, request.qk_rope_head_dim
     stored = {name: each for each, name in DTYPES.items()}[request.dtype]
@@ -163,7 +165,7 @@ def _compile(request: Request) -> KernelReport:
     table, lens = empty(BATCH, PAGES, dtype=torch.int32), empty(BATCH, dtype=torch.int32)
     floats = empty(BATCH, dtype=torch.float32)
     arguments = attend_arguments(
-        q, kv_cache, table, lens, (q, floats, floats, floats, lens),
+        q, kv_cache, table, lens, Results(q, floats, floats, floats, lens),
         kv_lora_rank=rank, sm_scale=0.1, causal=True, plan=plan,
     )  # fmt: skip
     options = {name: value for name, value in arguments.items() if name not in attend.arg_names}
@@ -219,8 +221,10 @@ def _specialize(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str],
     for index, name in enumerate(kernel.arg_names):
         value = arguments[name]
         divisible = False
-        if name.isupper() or (isinstance(value, int) and value == 1):
+        if name.isupper() or (isinstance(value, int) and value == 1 and name not in UNSPECIALIZED):
             signature[name], constants[(index,)] = "constexpr", value
+        elif name in UNSPECIALIZED:
+            signature[name] = "i32"
         elif isinstance(value, torch.Tensor):
             signature[name] = pointers[value.dtype]
             divisible = value.storage_offset() * value.element_size() % 16 == 0

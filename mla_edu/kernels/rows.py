@@ -64,8 +64,10 @@ def load_rows(
     p_rows, m_rows, stride_d, RANK: tl.constexpr, ROPE: tl.constexpr, FP8: tl.constexpr,
     NUM_CHUNKS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Rows of queries or of the cache as they are stored: a tuple of the latent's chunks; the rotary part, if there is
-    one; and of fp8 the scale of each chunk, [N]."""
+    """Rows of queries or of the cache as they are stored.
+
+    A tuple: the latent's chunks; the rotary part, if there is one; and of fp8 the scale of each chunk, [N].
+    """
     b_rows = ()
     for i in tl.static_range(NUM_CHUNKS):
         b_rows += (load_columns(p_rows, m_rows, i * BLOCK_C, stride_d, RANK, BLOCK_C),)

@@ -11,8 +11,8 @@ from triton.runtime.jit import JITFunction
 
 from mla_edu.kernels import launch
 from mla_edu.kernels.offline import read_cubin
+from mla_edu.kernels.plan import GPU
 from mla_edu.kernels.problems import random_problem
-from mla_edu.kernels.tiles import GPU
 
 # heads, new tokens, lengths, dtype
 CASES = [(16, 1, [1024], "bf16"), (128, 2, [70] * 140, "bf16"), (16, 1, [70] * 140, "fp8_mla")]
