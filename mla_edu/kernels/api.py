@@ -180,7 +180,7 @@ def _choose(backend: str, q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_l
     if reason is None:
         from mla_edu.kernels import gluon_launch as gluon
 
-        reason = gluon.why_not(q, kv_cache, block_table, kv_lora_rank=kv_lora_rank)
+        reason = gluon.why_not(q, kv_cache, block_table, kv_lora_rank)
     if backend == "gluon" and reason is not None:
         raise ValueError(reason)
     return gluon if reason is None and (backend == "gluon" or gluon.is_faster(q)) else triton

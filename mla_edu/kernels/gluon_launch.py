@@ -1,6 +1,6 @@
 """The Gluon backend: what it needs, and the launch of its stage 1; stage 2 is that of the Triton backend."""
 
-import importlib.metadata
+import functools
 import math
 from typing import Any
 
@@ -10,28 +10,19 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from mla_edu.kernels.gluon import seesaw
-from mla_edu.kernels.kernel import merge
-from mla_edu.kernels.launch import INTERPRETED, MAX_TOKENS, describe_gpu, plan_call
-from mla_edu.kernels.tiles import Plan, Tiles, cdiv
+from mla_edu.kernels.launch import MAX_TOKENS, Results, bytes_of_parts, plan_call, run
+from mla_edu.kernels.plan import Plan
+from mla_edu.kernels.tiles import Tiles
 
 RANK, ROPE = 512, 64  # of the latent and of the rotary part, which the kernel is written for
 PAIR = Tiles(block_h=64, block_n=128, num_warps=4, num_stages=1)  # shares are of pairs of tiles
+MANY_ROWS = 16  # from here on, where it was measured
+FASTER_ON = ("NVIDIA H100 80GB HBM3",)  # see the results in ``mla_edu/bench/measured``
 OPTIONS = {"num_warps": PAIR.num_warps, "maxnreg": 168}  # for 384 threads; the groups then share them out anew
 
 
-def why_not(q: Tensor, kv_cache: Tensor, block_table: Tensor, *, kv_lora_rank: int) -> str | None:
-    """Why the Gluon kernel cannot run on these tensors, which fit each other; None if it can."""
-    arch = describe_gpu(q.device).arch if q.device.type == "cuda" else q.device.type
-    if arch != "sm_90":
-        return f"backend 'gluon' needs a GPU of sm_90; q is on {arch}"
-    version = tuple(int(number) for number in importlib.metadata.version("triton").split(".")[:2])
-    if version < (3, 6):
-        return f"backend 'gluon' needs Triton 3.6 or later; got {importlib.metadata.version('triton')}"
-    return why_not_shapes(q, kv_cache, block_table, kv_lora_rank)
-
-
-def why_not_shapes(q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int) -> str | None:
-    """Of ``why_not`` what depends on the tensors alone."""
+def why_not(q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int) -> str | None:
+    """Why the Gluon kernel cannot run on these tensors, which fit each other; None if it can, on a GPU that has it."""
     if q.dtype != torch.bfloat16 or kv_cache.dtype != torch.bfloat16:
         return f"backend 'gluon' needs bf16; q is {q.dtype}, kv_cache {kv_cache.dtype}"
     if (kv_lora_rank, q.shape[3]) != (RANK, RANK + ROPE):
@@ -66,7 +57,7 @@ def seesaw_arguments(
     kv_cache: Tensor,
     block_table: Tensor,
     seq_lens: Tensor,
-    results: tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
+    results: Results,
     *,
     sm_scale: float,
     causal: bool,
@@ -74,7 +65,6 @@ def seesaw_arguments(
 ) -> dict[str, Any]:
     """The arguments of ``seesaw`` by name, the compiler's options included."""
     batch, s_q, num_heads, _ = q.shape
-    out, lse, partial, partial_lse, parts = results
     num_pages, page_size, _ = kv_cache.shape
     stride_kp, stride_kn, _ = kv_cache.stride()
     stride_tb, stride_tp = block_table.stride()
@@ -87,11 +77,11 @@ def seesaw_arguments(
         "p_kv": kv_cache,
         "p_table": block_table,
         "p_lens": seq_lens,
-        "p_out": out,
-        "p_lse": lse,
-        "p_partial": partial,
-        "p_partial_lse": partial_lse,
-        "p_parts": parts,
+        "p_out": results.out,
+        "p_lse": results.lse,
+        "p_partial": results.partial,
+        "p_partial_lse": results.partial_lse,
+        "p_parts": results.parts,
         "scale": sm_scale * math.log2(math.e),
         "batch": batch,
         "num_parts": plan.num_parts,
@@ -111,7 +101,32 @@ def seesaw_arguments(
     }
 
 
-def gluon_decode(
+@functools.cache
+def is_measured(device: torch.device) -> bool:
+    """Whether the kernel was measured on this GPU."""
+    return torch.cuda.get_device_name(device) in FASTER_ON
+
+
+def is_faster(q: Tensor) -> bool:
+    """Whether the kernel was measured to be faster than Triton's on a GPU like that of ``q``, with as many rows."""
+    return q.shape[1] * q.shape[2] > MANY_ROWS and is_measured(q.device)
+
+
+def plan_pairs(
+    q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int, num_splits: int | None = None
+) -> Plan:
+    """The plan of a call: that of the Triton backend, with pairs of tiles."""
+    return plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, PAIR)
+
+
+def workspace_bytes(
+    q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int, num_splits: int | None = None
+) -> int:
+    """As ``launch.workspace_bytes``."""
+    return bytes_of_parts(plan_pairs(q, kv_cache, block_table, kv_lora_rank, num_splits), q, kv_lora_rank)
+
+
+def decode(
     q: Tensor,
     kv_cache: Tensor,
     block_table: Tensor,
@@ -121,40 +136,21 @@ def gluon_decode(
     sm_scale: float,
     causal: bool = True,
     num_splits: int | None = None,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``mla_decode`` by Gluon, on arguments that have been checked and for which ``why_not`` gives None."""
-    plan = plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, PAIR)
-    batch, s_q, num_heads, _ = q.shape
-    num_rows = num_heads * s_q
-    out = q.new_empty(batch, s_q, num_heads, kv_lora_rank, dtype=torch.float32 if INTERPRETED else q.dtype)
-    lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
-    if batch == 0:
-        return out.to(q.dtype), lse
-    partial = partial_lse = parts = None
-    if plan.num_parts > 1:
-        partial = q.new_empty(plan.num_partials, num_rows, kv_lora_rank, dtype=torch.float32)
-        partial_lse = q.new_empty(plan.num_partials, num_rows, dtype=torch.float32)
-        parts = q.new_empty(batch, 2, dtype=torch.int32)
+    """``mla_decode`` by Gluon, on arguments that have been checked and for which ``why_not`` gives None.
 
-    arguments = seesaw_arguments(
-        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse, parts),
-        sm_scale=sm_scale, causal=causal, plan=plan,
-    )  # fmt: skip
-    seesaw[(plan.num_programs,)](**arguments)
-    if plan.num_parts > 1:
-        tile = plan.merge_tile
-        merge[batch * cdiv(num_rows, tile.block_h), cdiv(kv_lora_rank, tile.block_c)](
-            p_partial=partial,
-            p_partial_lse=partial_lse,
-            p_parts=parts,
-            p_out=out,
-            p_lse=lse,
-            NUM_HEADS=num_heads,
-            S_Q=s_q,
-            RANK=kv_lora_rank,
-            BLOCK_H=tile.block_h,
-            BLOCK_P=tile.block_p,
-            BLOCK_C=tile.block_c,
-            num_warps=tile.num_warps,
+    Raises:
+        ValueError: the workspace is too small.
+    """
+    plan = plan_pairs(q, kv_cache, block_table, kv_lora_rank, num_splits)
+
+    def stage_1(results: Results) -> None:
+        arguments = seesaw_arguments(
+            q, kv_cache, block_table, seq_lens, results, sm_scale=sm_scale, causal=causal, plan=plan
         )
-    return out.to(q.dtype), lse
+        seesaw[(plan.num_programs,)](**arguments)
+
+    return run(stage_1, q, kv_lora_rank, plan, out, lse, workspace)

@@ -14,7 +14,7 @@ from mla_edu.kernels.problems import random_problem
 
 pytest.importorskip("triton.experimental.gluon")
 from mla_edu.kernels import gluon_launch, launch  # noqa: E402
-from mla_edu.kernels.tiles import GPU  # noqa: E402
+from mla_edu.kernels.plan import GPU  # noqa: E402
 from tests.kernels import gluon_emulator as emulator  # noqa: E402
 
 HOPPER = not launch.INTERPRETED and torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
@@ -26,14 +26,14 @@ pytestmark = pytest.mark.skipif(not HOPPER and not launch.INTERPRETED, reason="n
 
 def decode(problem, num_splits=None, changes=(), seed=0, multiprocessors=5):
     """``gluon_decode``, its stage 1 emulated; with ``changes`` in its source, in an order drawn from ``seed``."""
-    assert gluon_launch.why_not_shapes(problem.q, problem.kv_cache, problem.block_table, 512) is None
+    assert gluon_launch.why_not(problem.q, problem.kv_cache, problem.block_table, 512) is None
     with pytest.MonkeyPatch.context() as patch:
         if not HOPPER:
             gpu = GPU("sm_90", 232_448, multiprocessors)
             patch.setattr(launch, "describe_gpu", lambda device: gpu)
             patch.setattr(gluon_launch, "seesaw", emulator.Kernel(KERNEL, "seesaw", changes, seed))
             patch.setattr(gluon_launch, "TensorDescriptor", emulator.Descriptor)
-        return gluon_launch.gluon_decode(*problem.tensors, **problem.options, num_splits=num_splits)
+        return gluon_launch.decode(*problem.tensors, **problem.options, num_splits=num_splits)
 
 
 def expected(problem, nan=()):
