@@ -1,6 +1,7 @@
 """``mla_decode``: checks its arguments, then hands them to one backend."""
 
 import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -176,14 +177,18 @@ def _choose(backend: str, q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_l
     triton = _triton(q.device.type)
     if backend == "triton":
         return triton
-    gluon, reason = None, triton.why_no_gluon(q.device)
-    if reason is None:
-        from mla_edu.kernels import gluon_launch as gluon
-
-        reason = gluon.why_not(q, kv_cache, block_table, kv_lora_rank)
-    if backend == "gluon" and reason is not None:
-        raise ValueError(reason)
-    return gluon if reason is None and (backend == "gluon" or gluon.is_faster(q)) else triton
+    if reason := triton.why_no_gluon(q.device):
+        if backend == "gluon":
+            raise ValueError(reason)
+        return triton
+    gluon = importlib.import_module("mla_edu.kernels.gluon_launch")
+    if backend == "auto" and not gluon.is_faster(q):
+        return triton
+    if reason := gluon.why_not(q, kv_cache, block_table, kv_lora_rank):
+        if backend == "gluon":
+            raise ValueError(reason)
+        return triton
+    return gluon
 
 
 @functools.cache
