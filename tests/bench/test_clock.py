@@ -120,6 +120,18 @@ def test_a_gpu_is_timed_by_events_around_the_call_alone(monkeypatch):
     assert happened == [*timed, "synchronized"]
 
 
+def test_each_sum_reads_every_number_once():
+    for call in clock.read_calls(2**18, CPU):
+        assert call().sum() == 2**18 / 4
+    assert [call().shape for call in clock.read_calls(2**18, CPU)] == [(), (4,), (4,)]
+
+
+def test_the_fastest_sum_is_the_yardstick(monkeypatch):
+    times = iter([8.0, 2.0, 4.0])
+    monkeypatch.setattr(Clock, "time", lambda *a: clock.Timing(next(times), 0.1))
+    assert clock.read_bytes_per_s(2**20, Clock(CPU)) == 2**20 / 2e-6
+
+
 class FakeGraphs:
     """CUDA graphs as far as Python sees them: what happens, and which stream is the current one."""
 
