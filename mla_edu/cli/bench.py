@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,6 +90,32 @@ def _kernels(text: str, known: Sequence[str]) -> list[str]:
         if name not in known:
             raise ValueError(f"kernels is {name!r}; expected some of {', '.join(known)}")
     return [name for name in known if name in names]
+
+
+@app.command("carry")
+def bench_carry(
+    environment: Annotated[
+        Path,
+        typer.Argument(help="What 'pip freeze' or 'pip list' printed on the other machine; or names, a line each."),
+    ],
+    python: Annotated[str, typer.Option(help="Of the other machine.")] = "3.12",
+) -> None:
+    """List the packages that a machine without a network lacks for the kernel's benchmark, and how to fetch them."""
+    if not re.fullmatch(r"3\.\d{1,2}", python):
+        raise ValueError(f"--python is {python!r}; expected one like 3.12")
+    from mla_edu.bench.carry import download_command, luggage, read_environment
+
+    found = luggage(read_environment(environment.read_text(encoding="utf-8").splitlines()), python)
+    for heading, names in (
+        ("this package needs", found.ours),
+        ("kernels of others", found.others),
+        ("older there than asked for", found.outdated),
+    ):
+        typer.echo(f"{heading}: {', '.join(names) or 'nothing'}")
+    typer.echo("\nHere, where there is a network:")
+    typer.echo(download_command([*found.ours, *found.others], python))
+    typer.echo("\nThere, beside this package's source, and with it in PYTHONPATH:")
+    typer.echo("python -m pip install --no-index --no-deps --upgrade --target site wheels/*.whl")
 
 
 @app.command("layer")
