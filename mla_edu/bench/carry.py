@@ -9,9 +9,11 @@ EXTRAS = ("kernels", "hf")
 # Kernels of others that come as one wheel, each with what it imports of what it asks for (FlashInfer 0.6.18 imports
 # neither cutlass-dsl nor cudnn-frontend nor nccl4py where its MLA kernels are compiled; FlashMLA asks for a torch that
 # it does not need).
-OTHERS = {
-    "flashinfer-python": ("apache-tvm-ffi", "click", "einops", "ninja", "numpy", "nvidia-ml-py", "packaging", "requests",
-                          "charset-normalizer", "tabulate", "tqdm"),
+OTHERS: dict[str, tuple[str, ...]] = {
+    "flashinfer-python": (
+        "apache-tvm-ffi", "charset-normalizer", "click", "einops", "ninja", "numpy", "nvidia-ml-py", "packaging",
+        "requests", "tabulate", "tqdm",
+    ),
     "sgl-flash-mla": (),
 }  # fmt: skip
 # pip takes wheels for these names alone, as exactly as they are written.
@@ -36,7 +38,7 @@ def read_environment(lines: Iterable[str]) -> dict[str, str]:
     for line in filter(None, map(str.strip, lines)):
         if line.startswith(("#", "-")) or line.split() == ["Package", "Version"]:
             continue
-        match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:(?:==|\s+| @ )(\S+).*)?", line)
+        match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?: @ .*|(?:==|\s+)(\S+).*)?", line)
         if not match:
             raise ValueError(f"the environment has the line {line!r}; expected one of pip freeze or pip list")
         found[_normal(match[1])] = match[2] or ""

@@ -48,7 +48,7 @@ def test_an_environment_is_read_as_pip_prints_it():
     frozen = ["# a comment", "torch==2.11.0+cu130", "typing.extensions==4.15.0", "-e git+https://x", "own @ file:///x"]
     expected = {"torch": "2.11.0+cu130", "typing-extensions": "4.15.0"}
     assert read_environment(listed) == expected
-    assert read_environment(frozen) == expected | {"own": "file:///x"}
+    assert read_environment(frozen) == expected | {"own": ""}
     assert read_environment(["torch", "numpy"]) == {"torch": "", "numpy": ""}
     with pytest.raises(
         ValueError, match=r"the environment has the line 'a, b'; expected one of pip freeze or pip list"
