@@ -57,7 +57,7 @@ def _capture(call: Call, pool: Any) -> Call:
     with torch.cuda.graph(graph, pool=pool):
         answer = call()
 
-    def replay() -> Any:
+    def replay(_call: Call = call) -> Any:  # with the call goes the memory that the graph reads
         graph.replay()
         return answer
 

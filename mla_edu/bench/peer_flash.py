@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,23 +34,16 @@ def prepare_flash_mla(case: Case, problems: list[Problem]) -> Prepared:
     options = {"use_legacy": True} if "use_legacy" in inspect.signature(attend).parameters else {}
 
     def prepare_call(problem: Problem) -> Call:
-        # Newer versions ignore these arguments, plan in the first call, and put the plan into the first thing returned;
-        # each later call puts another there. A recorded call reads the plan that it saw, so that one is kept.
-        plan, num_splits = module.get_mla_metadata(problem.seq_lens, case.s_q * case.heads, 1)
-        kept: dict[str, Any] = {}
+        # Newer versions ignore these arguments, and plan in the first call.
+        plan = module.get_mla_metadata(problem.seq_lens, case.s_q * case.heads, 1)
 
         def call() -> tuple[Tensor, Tensor]:
-            for name, value in kept.items():
-                setattr(plan, name, value)
             out, lse = attend(
-                problem.q, problem.kv_cache.unsqueeze(2), problem.block_table, problem.seq_lens, RANK, plan, num_splits,
+                problem.q, problem.kv_cache.unsqueeze(2), problem.block_table, problem.seq_lens, RANK, *plan,
                 softmax_scale=problem.sm_scale, causal=case.s_q > 1, **options,
             )  # fmt: skip
             return out, lse
 
-        if not isinstance(plan, Tensor):
-            call()
-            kept.update(vars(plan))
         return call
 
     return Prepared([prepare_call(each) for each in problems])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # they read torch
     from mla_edu.bench.model import ModelResults
     from mla_edu.bench.width import Sweep
 from mla_edu.cost import pace
+from mla_edu.kernels.assembler import known_fault
 from mla_edu.words import digits, duration, percent, ratio, size
 
 
@@ -41,6 +42,8 @@ def print_report(results: Results, console: Console, verdicts: Sequence[str] = (
     console.print(
         f"copy {limits.copy_bytes_per_s / 1e9:,.0f} GB/s{read}, product {limits.matmul_flop_per_s / 1e12:,.1f} TFLOP/s"
     )
+    if fault := known_fault(results.versions.get("ptxas", "")):
+        console.print(fault)
     console.print(f"a call that does next to nothing shows {results.floor_microseconds:.1f} µs")
     if results.toy:
         _print_toy(console)

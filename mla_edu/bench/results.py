@@ -294,5 +294,6 @@ def gpu_of(machine: Machine) -> GPUSpec | None:
 def kernel_sources() -> str:
     """A digest of what decides how the decode kernels run, so that old results are known as old."""
     folder = Path(mla_edu.__file__).parent / "kernels"
-    files = [folder / f"{name}.py" for name in ("kernel", "launch", "tiles")] + sorted(folder.glob("gluon*.py"))
+    files = [folder / f"{name}.py" for name in ("kernel", "launch", "rows", "tiles")] + sorted(folder.glob("gluon*.py"))
+    files = [file for file in files if file.exists()]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -5,6 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+def known_fault(version: str) -> str | None:
+    """What is known against a version of ptxas, such as "12.8"; None if nothing is.
+
+    12.8 and 12.9 give registers away that a wgmma which still runs reads: wrong numbers without an error, on sm_90
+    from 64 rows of queries on. 13.1 does not. Source: Triton's pull requests 9433 and 11781.
+    """
+    if re.match(r"12\.[89]\b", version):
+        return f"ptxas {version} is known to overwrite registers that wgmma (sm_90, from 64 rows on) still reads"
+    return None
+
+
 class Assembler(NamedTuple):
     """One ptxas."""
 
@@ -13,16 +24,11 @@ class Assembler(NamedTuple):
 
     @property
     def warning(self) -> str | None:
-        """What is known against it, and what helps; None if nothing is.
-
-        ptxas 12.8 and 12.9 give registers away that a wgmma which still runs reads: wrong numbers without an error,
-        on sm_90 from 64 rows of queries on. 13.1 does not. Source: Triton's pull requests 9433 and 11781.
-        """
-        if not re.match(r"12\.[89]\b", self.version):
-            return None
-        other = Path(self.path).with_name("ptxas-blackwell")
-        advice = f"; TRITON_PTXAS_PATH={other} takes the one beside it" if other.is_file() else ""
-        return f"ptxas {self.version} is known to overwrite registers that wgmma (sm_90) still reads{advice}"
+        """``known_fault``, with what helps: Triton's wheel has a newer one for sm_100, which can be taken for all."""
+        fault, other = known_fault(self.version), Path(self.path).with_name("ptxas-blackwell")
+        if fault is None or not other.is_file():
+            return fault
+        return f"{fault}; TRITON_PTXAS_PATH={other} takes the newer one beside it"
 
 
 def assembler(arch: str) -> Assembler:
