@@ -294,6 +294,11 @@ def gpu_of(machine: Machine) -> GPUSpec | None:
 def kernel_sources() -> str:
     """A digest of what decides how the decode kernels run, so that old results are known as old."""
     folder = Path(mla_edu.__file__).parent / "kernels"
-    files = [folder / f"{name}.py" for name in ("kernel", "launch", "rows", "tiles")] + sorted(folder.glob("gluon*.py"))
-    files = [file for file in files if file.exists()]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    todo, sources = ["launch", "gluon_launch"], {}
+    while todo:
+        name = todo.pop()
+        file = folder / f"{name}.py"
+        if name not in sources and file.exists():
+            sources[name] = file.read_text(encoding="utf-8")
+            todo += re.findall(r"^ *from mla_edu\.kernels\.(\w+) import", sources[name], re.MULTILINE)
+    return hashlib.sha256("\0".join(sources[name] for name in sorted(sources)).encode()).hexdigest()[:16]
