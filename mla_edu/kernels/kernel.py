@@ -188,12 +188,12 @@ def attend(
         begun, ended = tile == offset, stop == offset + tiles
         part = tl.cast(share + sequence if EVEN else share, tl.int64)  # no two programs have the same
         o_partial = part * NUM_ROWS + o_row
-        is_part = p_partial is not None and (begun & ended) == 0
+        is_part = (begun & ended) == 0
         if p_partial is not None and begun:
             num_shares = tl.cdiv(offset + tiles, per_share) - offset // per_share if EVEN else tl.cdiv(tiles, per_share)
             tl.store(p_parts + 2 * b, part)
             tl.store(p_parts + 2 * b + 1, num_shares)
-        if is_part:
+        if p_partial is not None and is_part:
             tl.store(p_partial_lse + o_partial, b_lse, mask=m_row)
         else:
             tl.store(p_lse + (b * NUM_HEADS + o_head) * S_Q + o_token, b_lse * 0.6931471805599453, mask=m_row)
@@ -201,7 +201,7 @@ def attend(
             o_c = i * BLOCK_C + tl.arange(0, BLOCK_C)
             m_out = m_row[:, None] & (o_c < RANK)[None, :]
             b_out = b_acc[i] / b_total[:, None]
-            if is_part:
+            if p_partial is not None and is_part:
                 tl.store(p_partial + o_partial[:, None] * RANK + o_c[None, :], b_out, mask=m_out)
             else:
                 p_rows = p_out + (b * NUM_ROWS + o_row) * RANK
