@@ -275,7 +275,7 @@ def language(machine, place):
         offset = torch.as_tensor(pointer.offset)
         if mask is not None:
             offset = torch.where(torch.as_tensor(mask), offset, 0)
-        assert not offset.numel() or (0 <= offset.min() and offset.max() < pointer.tensor.numel()), "outside memory"
+        assert not offset.numel() or (offset.min() >= 0 and offset.max() < pointer.tensor.numel()), "outside memory"
         values = pointer.tensor[offset]
         if mask is not None:
             values = torch.where(torch.as_tensor(mask), values, torch.tensor(other, dtype=values.dtype))
@@ -286,7 +286,7 @@ def language(machine, place):
         offset, values = torch.broadcast_tensors(offset, values)
         mask = torch.ones_like(offset, dtype=torch.bool) if mask is None else mask.expand(offset.shape)
         offset, values = offset[mask], values[mask]
-        assert not offset.numel() or (0 <= offset.min() and offset.max() < pointer.tensor.numel()), "outside memory"
+        assert not offset.numel() or (offset.min() >= 0 and offset.max() < pointer.tensor.numel()), "outside memory"
         pointer.tensor[offset] = values.to(pointer.tensor.dtype)
 
     def allocate(dtype, shape, layout):
@@ -378,19 +378,18 @@ def language(machine, place):
 
 
 class Kernel:
-    """``kernel[grid](**arguments)`` as Triton has it, for a kernel in a file; ``changes``: texts and what replaces them.
+    """``kernel[grid](**arguments)`` as Triton has it, of kernels in files; ``changes``: texts and what replaces them.
 
     A draw of the order for every program, from ``seed``.
     """
 
-    def __init__(self, path, name, changes=(), seed=0):
-        source = Path(path).read_text(encoding="utf-8")
+    def __init__(self, paths, name, changes=(), seed=0):
+        sources = [Path(path).read_text(encoding="utf-8") for path in paths]
+        source = "\n".join(each[each.index("@gluon.jit") :].replace("@gluon.jit", "") for each in sources)
         for right, wrong in changes:
-            assert right in source, f"{path} no longer has {right!r}"
+            assert right in source, f"no file has {right!r} any longer"
             source = source.replace(right, wrong)
-        start = source.index("@gluon.jit")
-        source = "\n" * source[:start].count("\n") + source[start:].replace("@gluon.jit", "")
-        self.code, self.name, self.seed = compile(source, str(path), "exec"), name, seed
+        self.code, self.name, self.seed = compile(source, str(paths[-1]), "exec"), name, seed
 
     def __getitem__(self, grid):
         def launch(**arguments):
