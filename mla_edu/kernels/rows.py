@@ -91,7 +91,10 @@ def from_e4m3(b_c, CONVERT: tl.constexpr, UPCAST: tl.constexpr):
     carries over into the fifth bit of fp16's exponent, which makes it fp16's NaN.
     """
     if CONVERT:
+        b_bytes = b_c
         b_c = b_c.to(tl.float8e4nv, bitcast=True).to(tl.float16)
+        if UPCAST:  # the interpreter takes the code of NaN for a number, which no GPU does
+            b_c = tl.where((b_bytes & 0x7F) == 0x7F, float("nan"), b_c)
     else:
         b_c = b_c.to(tl.uint16)
         b_rest = b_c & 0x7F

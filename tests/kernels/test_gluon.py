@@ -170,7 +170,7 @@ MISTAKES = {
     "the loader does not wait for left halves": ("if j == 0 or j == 4:", "if j == 4:"),
     "the loader does not wait for right halves": ("if j == 0 or j == 4:", "if j == 0:"),
     **{
-        f"part {part} of a tile is not waited for": ("            if j < 4:\n", f"            if j < 4 and j != {part}:\n")
+        f"part {part} of a tile is not waited for": ("   if j < 4:\n", f"   if j < 4 and j != {part}:\n")
         for part in range(4)
     },
     "queries are not waited for": ("mbarrier.wait(asked, piece & 1)", "pass"),

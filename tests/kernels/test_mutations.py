@@ -140,7 +140,7 @@ def battery(launcher, far_apart):
         check(random_problem([130, 0, 75, 2], **shape, **SMALL), num_splits=num_splits, tiles=tiles)
     for lens, multiprocessors in [([130, 0, 75, 2, 64, 64], 3), ([64, 64, 32, 128], 9), ([90, 500], 16)]:
         check(random_problem(lens, num_heads=5, dtype="fp32", **SMALL), multiprocessors=multiprocessors, tiles=WHOLE)
-    many = random_problem([3, 0, 40] * 44 + [100], num_heads=1, dtype="fp32", page_size=16, **TINY)
+    many = random_problem([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY)
     check(many, multiprocessors=20, tiles=Tiles(16, 16, 8, 2))
     for arch in ("sm_90", "sm_80"):
         fp8 = random_problem([75, 33], num_heads=5, dtype="fp8_mla", kv_lora_rank=512)
