@@ -37,7 +37,7 @@ def read_loop(cubin: bytes) -> list[str]:
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(instructions)
         elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(.*?)\s*;", line):
-            instructions.append(found[1])
+            instructions.append(re.sub(r"\s+[?&].*", "", found[1]))  # some versions add what the scheduler thinks
             jump = re.match(r"BRA.*\((\.L_x_\d+)\)", found[1])
             if jump and jump[1] in labels:
                 jumps.append((labels[jump[1]], len(instructions)))

@@ -51,6 +51,11 @@ def test_without_matrix_units_the_loop_with_most_multiply_adds_is_taken(code):
     assert read_loop(b"") == ["FFMA R1, R2, R3, R1", "BRA `(.L_x_1)"]
 
 
+def test_what_the_disassembler_says_of_the_schedule_is_left_out(code):
+    code([".L_x_0:", f"{wait(0)}      ?WAIT4_END_GROUP", f"{HMMA}   &req={{1}} ?trans1", "BRA `(.L_x_0)  ?trans5"])
+    assert read_loop(b"")[0] == wait(0) and read_ahead(read_loop(b""), 32).waits == (0,)
+
+
 def test_code_without_a_loop_is_refused(code):
     code(["EXIT", ".L_x_0:"])
     with pytest.raises(ValueError, match="cubin has 1 instructions and no jump back; expected a loop"):
@@ -92,13 +97,19 @@ def test_copies_are_under_way_between_their_group_and_the_wait_for_it(loop, over
             ["LDG.E.128 R52, desc[UR22][R80.64]", "PRMT R1, R56, 0x5410, R2", HMMA, "STS.128 [R5], R52"],
             1,
         ),  # not its own
+        (["LDG.E R52, desc[UR22][R80.64]", "R2UR UR4, R52", HMMA], 0),
         ([HMMA, "LDG.E R52, desc[UR22][R80.64]", "IADD3 R52, R1, R2", "IADD3 R3, R52, R2"], 0),
     ],
 )
 def test_a_load_into_registers_is_under_way_until_one_of_them_is_read(loop, overlap):
     found = read_ahead(loop, 128)
-    size = 16 if ".128" in loop[0] else 4
+    size = 16 if any(".128" in line for line in loop) else 4
     assert (found.overlap, found.num_bytes, found.loaded_bytes) == (overlap, overlap * size * 128, size * 128)
+
+
+def test_a_wait_leaves_the_newest_groups():
+    found = read_ahead([COPY, COPY, GROUP, COPY, GROUP, wait(1), HMMA], 256)
+    assert found.num_bytes == 16 * 256
 
 
 def test_a_pages_number_alone_is_no_overlap():

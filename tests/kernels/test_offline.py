@@ -71,7 +71,7 @@ def test_programs_that_fit_at_a_time_are_foreseen(reports, case):
 
 @CASES
 def test_the_loop_over_the_tiles_is_found(reports, case):
-    """It has all matrix instructions of the kernel; on sm_100 some stand before it, for the first tile."""
+    """It has all matrix instructions of the kernel; on sm_100 others stand around it, and one tile takes 36 + 4."""
     report = reports[case]
     if report.arch == "gfx942":
         assert report.loop_instructions is report.ahead is report.assembler is None
@@ -80,7 +80,7 @@ def test_the_loop_over_the_tiles_is_found(reports, case):
     loop = read_loop(report.cubin)
     in_loop = sum(re.split("[. ]", line)[0] in report.tensor_core_instructions for line in loop)
     in_all = sum(report.tensor_core_instructions.values())
-    assert in_loop == in_all or ("UTCHMMA" in report.tensor_core_instructions and in_all / 2 < in_loop < in_all)
+    assert in_loop == (40 if "UTCHMMA" in report.tensor_core_instructions else in_all)
     assert loop[-1].startswith("BRA")
 
 
@@ -93,7 +93,7 @@ def test_what_a_loop_loads_is_one_tile_and_its_page_numbers(reports, case):
     threads = 32 * report.tiles.num_warps
     assert report.tile_bytes * 0.9 <= report.ahead.loaded_bytes
     most = 2.5 if report.dtype == "fp8_mla" or report.arch == "sm_75" else 1
-    assert report.ahead.loaded_bytes <= most * report.tile_bytes + 64 * threads
+    assert report.ahead.loaded_bytes <= most * report.tile_bytes + 4 * threads * (64 if report.page_size < 64 else 16)
 
 
 def test_the_loop_copies_one_tile(reports):
