@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mla_edu.kernels.plan import GPU
-from mla_edu.kernels.problems import check_answer, random_problem
+from mla_edu.kernels.problems import NO_PAGE, check_answer, random_problem
 from mla_edu.kernels.tiles import Tiles
 
 launch = pytest.importorskip("mla_edu.kernels.launch")
@@ -48,8 +48,6 @@ MISTAKES = {
         "tl.minimum(tile + per_share, total)",
         "tl.minimum(tile + per_share - 1, total)",
     ),
-    "a sequence that ends where a share begins is begun again": (ROWS, "(b_end <= tile)", "(b_end < tile)"),
-    "a share counts from the first sequence": (ROWS, "offset = tl.maximum(offset,", "offset = 0 * tl.maximum(offset,"),
     "sequences past the first 128 begin at the front": (ROWS, "before += tl.sum(b_tiles, 0)", "before += 0"),
     "only the first 128 sequences are shared out": (ROWS, "total += tl.sum(", "total = total if b > 0 else tl.sum("),
     "a share keeps to its first sequence": (
@@ -120,7 +118,7 @@ MISTAKES = {
     "a row's page in 32 bits": (ROWS, "(o_n // PAGE_SIZE).to(tl.int64)", "(o_n // PAGE_SIZE)"),
     "pages in 32 bits": (ROWS, "page.to(tl.int64) * stride_kp", "page * stride_kp"),
 }
-WHOLE, CHUNKED = Tiles(16, 32, 4, 2), Tiles(16, 32, 8, 2, 4)
+WHOLE, CHUNKED, SHORT = Tiles(16, 32, 4, 2), Tiles(16, 32, 8, 2, 4), Tiles(16, 16, 8, 2)
 SMALL = {"kv_lora_rank": 128, "qk_rope_head_dim": 16}
 TINY = {"kv_lora_rank": 3, "qk_rope_head_dim": 1, "dtype": "fp32"}
 NAN = float("nan")
@@ -133,15 +131,31 @@ def battery(launcher, far_apart):
     def check(problem, moved=None, multiprocessors=1, arch="sm_90", **options):
         moved = moved or problem
         launcher.describe_gpu = lambda device: GPU(arch, 232_448, multiprocessors)
-        check_answer(launcher.decode(*moved.tensors, **moved.options, **options), problem.expected())
+        batch, s_q, heads, _ = moved.q.shape
+        out = moved.q.new_full((batch, s_q, heads, moved.kv_lora_rank), NAN)
+        workspace = torch.full((2**22,), 0xFF, dtype=torch.uint8)  # NaN in fp32; of parts, fewer than none
+        buffers = {"out": out, "lse": torch.full((batch, heads, s_q), NAN), "workspace": workspace}
+        check_answer(launcher.decode(*moved.tensors, **moved.options, **options, **buffers), problem.expected())
+
+    def even(lens, **shape):
+        """A step whose table goes on with pages of NaN wherever a mistake may look."""
+        problem = random_problem(lens, **shape)
+        batch, width = problem.block_table.shape
+        unused = next(i for i in range(len(problem.kv_cache)) if i not in problem.block_table)
+        table = torch.full((batch + 200, width + 200), unused, dtype=torch.int32)
+        table[:batch, :width] = problem.block_table.where(problem.block_table != NO_PAGE, unused)
+        return dataclasses.replace(problem, block_table=table[:batch, :width])
 
     for tiles, page_size, num_splits in [(WHOLE, 64, 1), (CHUNKED, 64, 2), (WHOLE, 24, 3), (CHUNKED, 24, 1)]:
         shape = {"num_heads": 5, "s_q": 3, "dtype": "fp32", "page_size": page_size, "seed": num_splits}
         check(random_problem([130, 0, 75, 2], **shape, **SMALL), num_splits=num_splits, tiles=tiles)
-    for lens, multiprocessors in [([130, 0, 75, 2, 64, 64], 3), ([64, 64, 32, 128], 9), ([90, 500], 16)]:
-        check(random_problem(lens, num_heads=5, dtype="fp32", **SMALL), multiprocessors=multiprocessors, tiles=WHOLE)
-    many = random_problem([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY)
-    check(many, multiprocessors=20, tiles=Tiles(16, 16, 8, 2))
+    shape = {"num_heads": 5, "dtype": "fp32", **SMALL}
+    for lens, multiprocessors in [([130, 0, 75, 2, 64, 64], 3), ([64, 64, 32, 128], 9)]:
+        check(even(lens, **shape), multiprocessors=multiprocessors, tiles=WHOLE)
+    long = even([500, 1, 1, 0, 3], **shape)  # more parts than the merge takes at a time, and the last matter most
+    long.kv_cache[long.block_table[0, 7]] *= 4
+    check(long, multiprocessors=16, tiles=WHOLE)
+    check(even([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY), multiprocessors=20, tiles=SHORT)
     for arch in ("sm_90", "sm_80"):
         fp8 = random_problem([75, 33], num_heads=5, dtype="fp8_mla", kv_lora_rank=512)
         fp8.kv_cache[..., 512:528].view(torch.float32).mul_(torch.tensor([1.0, 4.0, 0.25, 2.0]))
@@ -163,7 +177,7 @@ def battery(launcher, far_apart):
         problem = random_problem([2 * page_size + 2], num_heads=3, s_q=3, page_size=page_size, **TINY)
         problem = dataclasses.replace(problem, block_table=problem.block_table[:, :3])
         moved = dataclasses.replace(problem, **{name: far_apart(getattr(problem, name), dim, stride)})
-        check(problem, moved, num_splits=1, tiles=Tiles(16, 16, 8, 2))
+        check(problem, moved, num_splits=1, tiles=SHORT)
 
 
 def copy_of_kernels(folder: Path, file: str, right: str, wrong: str):
