@@ -96,9 +96,9 @@ def mla_decode(
         kv_lora_rank: width of the latent, which is key and value.
         sm_scale: what the scores are multiplied by.
         causal: query i sees the keys up to ``seq_len - s_q + i``; else all.
-        num_splits: parts that each sequence is cut into. None cuts the tokens of the whole batch into even shares, one
-            for each program that the GPU holds. With a number, a sequence's result does not depend on the rest of the
-            batch, to the bit.
+        num_splits: parts that each sequence is cut into. None fills the GPU: with even shares of the tokens of the
+            whole batch, or, in Triton from 64 rows on, with as many parts of each sequence. With a number, a sequence's
+            result does not depend on the rest of the batch, to the bit.
         backend: ``"triton"``, which on CPU tensors is interpreted; ``"gluon"``, for GPUs of sm_90 and bf16, with pages
             of a multiple of 64 tokens; ``"reference"``, plain PyTorch. What is asked for is used, or the call fails.
             ``"auto"``: the reference for a CPU; for a GPU Triton, or Gluon where it runs and was measured to be faster.

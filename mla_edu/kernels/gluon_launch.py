@@ -116,7 +116,7 @@ def plan_pairs(
     q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int, num_splits: int | None = None
 ) -> Plan:
     """The plan of a call: that of the Triton backend, with pairs of tiles."""
-    return plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, PAIR)
+    return plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, PAIR, walks=True)
 
 
 def workspace_bytes(

@@ -14,7 +14,7 @@ q . (g c) = g (q . c), and p (g c) = (p g) c.
 import triton
 import triton.language as tl
 
-from mla_edu.kernels.rows import count_tiles, even_share, find_rows, from_e4m3, load_rows
+from mla_edu.kernels.rows import even_share, find_rows, from_e4m3, load_rows
 
 
 @triton.jit
@@ -126,6 +126,65 @@ def attend_tiles(
     return b_acc, b_max, b_sum
 
 
+@triton.jit
+def attend_piece(
+    p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,
+    share, block, sequence, seq_len, tile, stop, offset, tiles, per_share,
+    stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp,
+    NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    CAUSAL: tl.constexpr, EVEN: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """One block of rows over tiles ``tile`` to ``stop`` of one sequence, whose ``tiles`` begin at ``offset``."""
+    FP8: tl.constexpr = p_kv.dtype.element_ty == tl.uint8
+    MASKED: tl.constexpr = CAUSAL and S_Q > 1
+    NUM_ROWS: tl.constexpr = NUM_HEADS * S_Q
+    b = tl.cast(sequence, tl.int64)
+    # The minimum is 0, which the compiler does not know: else it would keep all this in registers from piece to piece.
+    o_row = block * BLOCK_H + tl.arange(0, BLOCK_H) + tl.minimum(seq_len, 0)  # [H]
+    m_row = o_row < NUM_ROWS
+    o_token, o_head = o_row // NUM_HEADS, o_row % NUM_HEADS
+    o_last = seq_len - S_Q + o_token  # the last key that a row sees, if CAUSAL
+    start, end = (tile - offset) * BLOCK_N, tl.minimum((stop - offset) * BLOCK_N, seq_len)
+    p_pages = p_table + b * stride_tb
+    unseen = seq_len
+    if MASKED:
+        unseen = find_unseen(
+            p_kv, p_pages, seq_len, start, end, stride_kp, stride_kn, stride_kd, stride_tp,
+            S_Q, RANK, ROPE, PAGE_SIZE, FP8, CONVERT, UPCAST, NUM_CHUNKS, BLOCK_C, BLOCK_R,
+        )  # fmt: skip
+    p_rows = p_q + b * stride_qb + o_token.to(tl.int64) * stride_qs + o_head.to(tl.int64) * stride_qh
+    b_q = load_rows(p_rows, m_row, stride_qd, RANK, ROPE, False, NUM_CHUNKS, BLOCK_C, BLOCK_R)
+    b_acc, b_max, b_sum = attend_tiles(
+        b_q, p_kv, p_pages, scale, start, tl.minimum(end, unseen), o_last, stride_kp, stride_kn, stride_kd, stride_tp,
+        RANK, ROPE, PAGE_SIZE, MASKED, FP8, CONVERT, UPCAST, NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+    )  # fmt: skip
+    if MASKED:
+        b_sum = tl.where(o_last >= unseen, float("nan"), b_sum)
+
+    b_total = tl.where(b_sum == 0.0, 1.0, b_sum)  # of a row that has seen no key: 0 / 1, and -inf + 0
+    b_lse = b_max + tl.log2(b_total)
+    is_part = ((tile == offset) & (stop == offset + tiles)) == 0
+    part = tl.cast(share + sequence if EVEN else share, tl.int64)  # no two programs have the same
+    o_partial = part * NUM_ROWS + o_row
+    if p_partial is not None and tile == offset:
+        tl.store(p_parts + 2 * b, part)
+        tl.store(p_parts + 2 * b + 1, tl.cdiv(offset + tiles, per_share) - offset // per_share)
+    if p_partial is not None and is_part:
+        tl.store(p_partial_lse + o_partial, b_lse, mask=m_row)
+    else:
+        tl.store(p_lse + (b * NUM_HEADS + o_head) * S_Q + o_token, b_lse * 0.6931471805599453, mask=m_row)
+    for i in tl.static_range(NUM_CHUNKS):
+        o_c = i * BLOCK_C + tl.arange(0, BLOCK_C)
+        m_out = m_row[:, None] & (o_c < RANK)[None, :]
+        b_out = b_acc[i] / b_total[:, None]
+        if p_partial is not None and is_part:
+            tl.store(p_partial + o_partial[:, None] * RANK + o_c[None, :], b_out, mask=m_out)
+        else:
+            p_rows = p_out + (b * NUM_ROWS + o_row) * RANK
+            tl.store(p_rows[:, None] + o_c[None, :], b_out.to(p_out.dtype.element_ty), mask=m_out)
+
+
 @triton.jit(do_not_specialize=["batch", "num_parts", "min_tiles", "stride_tb"])
 def attend(
     p_q, p_kv, p_table, p_lens, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale, batch, num_parts, min_tiles,
@@ -141,72 +200,38 @@ def attend(
     program makes of a sequence that it does not have whole goes to p_partial, and where its parts lie there to p_parts.
     Without p_partial there are only whole ones.
     """
-    FP8: tl.constexpr = p_kv.dtype.element_ty == tl.uint8
-    NUM_ROWS: tl.constexpr = NUM_HEADS * S_Q
-    NUM_BLOCKS: tl.constexpr = (NUM_ROWS + BLOCK_H - 1) // BLOCK_H
+    NUM_BLOCKS: tl.constexpr = (NUM_HEADS * S_Q + BLOCK_H - 1) // BLOCK_H
     share, block = tl.program_id(0) // NUM_BLOCKS, tl.program_id(0) % NUM_BLOCKS
     if EVEN:
         tile, last, sequence, offset, per_share = even_share(
             p_lens, share, num_parts, min_tiles, batch, stride_len, BLOCK_N, 128
         )
+        while tile < last:
+            seq_len = tl.load(p_lens + tl.cast(sequence, tl.int64) * stride_len).to(tl.int32)
+            tiles = tl.maximum(tl.cdiv(seq_len, BLOCK_N), 1)
+            stop = tl.minimum(offset + tiles, last)
+            attend_piece(
+                p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,
+                share, block, sequence, seq_len, tile, stop, offset, tiles, per_share,
+                stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp,
+                NUM_HEADS, S_Q, RANK, ROPE, PAGE_SIZE, CAUSAL, EVEN, CONVERT, UPCAST, NUM_CHUNKS,
+                BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+            )  # fmt: skip
+            tile, offset, sequence = stop, offset + tiles, sequence + 1
     else:
-        sequence, offset = share // num_parts, 0
-        tiles = count_tiles(p_lens, sequence, batch, stride_len, BLOCK_N)
+        sequence = share // num_parts
+        seq_len = tl.load(p_lens + tl.cast(sequence, tl.int64) * stride_len).to(tl.int32)
+        tiles = tl.maximum(tl.cdiv(seq_len, BLOCK_N), 1)
         per_share = tl.maximum(tl.cdiv(tiles, num_parts), min_tiles)
         tile = share % num_parts * per_share
-        last = tl.minimum(tile + per_share, tiles)
-
-    while tile < last:
-        b = tl.cast(sequence, tl.int64)
-        seq_len = tl.load(p_lens + b * stride_len).to(tl.int32)
-        tiles = tl.maximum(tl.cdiv(seq_len, BLOCK_N), 1)
-        o_row = block * BLOCK_H + tl.arange(0, BLOCK_H) + tl.minimum(seq_len, 0)  # [H]
-        m_row = o_row < NUM_ROWS
-        o_token, o_head = o_row // NUM_HEADS, o_row % NUM_HEADS
-        p_row = p_q + o_token.to(tl.int64) * stride_qs + o_head.to(tl.int64) * stride_qh
-        stop = tl.minimum(offset + tiles, last)
-        start, end = (tile - offset) * BLOCK_N, tl.minimum((stop - offset) * BLOCK_N, seq_len)
-        p_pages = p_table + b * stride_tb
-        o_last = seq_len - S_Q + o_token  # the last key that a row sees, if CAUSAL
-        unseen = seq_len
-        if CAUSAL and S_Q > 1:
-            unseen = find_unseen(
-                p_kv, p_pages, seq_len, start, end, stride_kp, stride_kn, stride_kd, stride_tp,
-                S_Q, RANK, ROPE, PAGE_SIZE, FP8, CONVERT, UPCAST, NUM_CHUNKS, BLOCK_C, BLOCK_R,
+        if tile < tiles:
+            attend_piece(
+                p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,
+                share, block, sequence, seq_len, tile, tl.minimum(tile + per_share, tiles), 0, tiles, per_share,
+                stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp,
+                NUM_HEADS, S_Q, RANK, ROPE, PAGE_SIZE, CAUSAL, EVEN, CONVERT, UPCAST, NUM_CHUNKS,
+                BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
             )  # fmt: skip
-        b_q = load_rows(p_row + b * stride_qb, m_row, stride_qd, RANK, ROPE, False, NUM_CHUNKS, BLOCK_C, BLOCK_R)
-        b_acc, b_max, b_sum = attend_tiles(
-            b_q, p_kv, p_pages, scale, start, tl.minimum(end, unseen), o_last,
-            stride_kp, stride_kn, stride_kd, stride_tp, RANK, ROPE, PAGE_SIZE, CAUSAL and S_Q > 1, FP8,
-            CONVERT, UPCAST, NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
-        )  # fmt: skip
-        if CAUSAL and S_Q > 1:
-            b_sum = tl.where(o_last >= unseen, float("nan"), b_sum)
-
-        b_total = tl.where(b_sum == 0.0, 1.0, b_sum)  # of a row that has seen no key: 0 / 1, and -inf + 0
-        b_lse = b_max + tl.log2(b_total)
-        begun, ended = tile == offset, stop == offset + tiles
-        part = tl.cast(share + sequence if EVEN else share, tl.int64)  # no two programs have the same
-        o_partial = part * NUM_ROWS + o_row
-        is_part = (begun & ended) == 0
-        if p_partial is not None and begun:
-            num_shares = tl.cdiv(offset + tiles, per_share) - offset // per_share if EVEN else tl.cdiv(tiles, per_share)
-            tl.store(p_parts + 2 * b, part)
-            tl.store(p_parts + 2 * b + 1, num_shares)
-        if p_partial is not None and is_part:
-            tl.store(p_partial_lse + o_partial, b_lse, mask=m_row)
-        else:
-            tl.store(p_lse + (b * NUM_HEADS + o_head) * S_Q + o_token, b_lse * 0.6931471805599453, mask=m_row)
-        for i in tl.static_range(NUM_CHUNKS):
-            o_c = i * BLOCK_C + tl.arange(0, BLOCK_C)
-            m_out = m_row[:, None] & (o_c < RANK)[None, :]
-            b_out = b_acc[i] / b_total[:, None]
-            if p_partial is not None and is_part:
-                tl.store(p_partial + o_partial[:, None] * RANK + o_c[None, :], b_out, mask=m_out)
-            else:
-                p_rows = p_out + (b * NUM_ROWS + o_row) * RANK
-                tl.store(p_rows[:, None] + o_c[None, :], b_out.to(p_out.dtype.element_ty), mask=m_out)
-        tile, offset, sequence = stop, offset + tiles, sequence + 1
 
 
 @triton.jit

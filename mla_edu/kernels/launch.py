@@ -49,6 +49,7 @@ def plan_call(
     kv_lora_rank: int,
     num_splits: int | None = None,
     tiles: Tiles | None = None,
+    walks: bool | None = None,
 ) -> Plan:
     """The plan of a call with these tensors.
 
@@ -60,7 +61,7 @@ def plan_call(
     if max_len > MAX_TOKENS:
         raise ValueError(f"block_table has room for {max_len} tokens a sequence; expected at most {MAX_TOKENS}")
     shape = Shape(batch, s_q, num_heads, kv_lora_rank, width - kv_lora_rank, DTYPES[kv_cache.dtype], max_len)
-    return make_plan(shape, describe_gpu(q.device), num_splits, tiles)
+    return make_plan(shape, describe_gpu(q.device), num_splits, tiles, walks)
 
 
 def attend_arguments(

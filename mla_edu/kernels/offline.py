@@ -53,7 +53,7 @@ class Request:
     tiles: Tiles | None = None  # None for those of ``choose_tiles``
 
     def plan(self) -> Plan:
-        """The plan that the GPU of this architecture would follow, with splits.
+        """The plan that the GPU of this architecture would follow, in parts.
 
         Raises:
             ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
@@ -67,7 +67,7 @@ class Request:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         sizes = (self.s_q, self.num_heads, self.kv_lora_rank, self.qk_rope_head_dim)
         shape = Shape(BATCH, *sizes, self.dtype, PAGES * self.page_size)
-        return make_plan(shape, GPU(self.arch, SHARED_LIMIT[self.arch], 1), num_splits=3, tiles=self.tiles)
+        return make_plan(shape, GPU(self.arch, SHARED_LIMIT[self.arch], 100), tiles=self.tiles)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={"ser_json_bytes": "base64", "val_json_bytes": "base64"})
@@ -184,7 +184,7 @@ def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
     command = [sys.executable, "-m", __name__]
     child = subprocess.run(command, input=REQUESTS.dump_json(list(requests)), env=environment, capture_output=True)
     if child.returncode:
-        raise RuntimeError(f"compiling failed:\n{child.stderr.decode()[-2000:]}")
+        raise RuntimeError(f"compiling failed:\n{child.stderr.decode()[-5000:]}")
     return REPORTS.validate_json(child.stdout)
 
 

@@ -26,7 +26,7 @@ def choose_num_shares(num_blocks: int, worth: int, num_slots: int) -> int:
 
     Programs, one for each share and block of rows, are all alike, and run in rounds of ``num_slots``: a last round that
     is not full leaves slots idle, and every share costs a partial result. So there are as many shares as fill the
-    fewest rounds that are 0.95 full.
+    fewest rounds that are nine tenths full.
 
     Args:
         num_blocks: blocks of rows, which all read the same tokens.
@@ -39,7 +39,7 @@ def choose_num_shares(num_blocks: int, worth: int, num_slots: int) -> int:
         return shares * num_blocks / (rounds * num_slots)
 
     fills = [max(1, rounds * num_slots // num_blocks) for rounds in range(1, num_blocks + 1)]
-    enough = next((shares for shares in fills if busy(shares) >= 0.95), num_slots)
+    enough = next((shares for shares in fills if busy(shares) >= 0.9), num_slots)
     return max(1, min(enough, worth, num_slots))
 
 
@@ -102,14 +102,18 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=1024)
-def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tiles | None = None) -> Plan:
+def make_plan(
+    shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tiles | None = None, walks: bool | None = None
+) -> Plan:
     """The plan for one shape on one GPU.
 
     Args:
         shape: of the decode step.
         gpu: that runs it.
-        num_splits: parts that each sequence is cut into; None for even shares of the whole batch.
+        num_splits: parts that each sequence is cut into; None for as many as fill the GPU.
         tiles: None for those of ``choose_tiles``.
+        walks: a program may go from one sequence to the next, so that shares are of the whole batch. None: if it has
+            fewer than 64 rows; with more, the compiler runs out of registers for it.
 
     Raises:
         ValueError: nothing fits.
@@ -121,16 +125,16 @@ def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tile
     num_blocks = cdiv(num_rows, tiles.block_h)
     unit = matrix_unit(gpu.arch)
     programs = programs_per_multiprocessor(tiles, unit, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
-    even = num_splits is None
-    if num_splits is None:
-        min_tiles = cdiv(MIN_SHARE, tiles.block_n)
-        worth = batch * cdiv(shape.max_len, MIN_SHARE)
-        num_parts = choose_num_shares(num_blocks, worth, programs * gpu.multiprocessors)
+    even = num_splits is None and (tiles.block_h < 64 if walks is None else walks)
+    slots = programs * gpu.multiprocessors
+    min_tiles = 1 if num_splits is not None else cdiv(MIN_SHARE, tiles.block_n)
+    if even:
+        num_parts = choose_num_shares(num_blocks, batch * cdiv(shape.max_len, MIN_SHARE), slots)
         num_partials, per_sequence = num_parts + batch - 1, num_parts / batch
         num_programs = num_parts * num_blocks
     else:
-        min_tiles, num_parts, per_sequence = 1, num_splits, float(num_splits)
-        num_partials = batch * num_parts
+        num_parts = num_splits or choose_num_shares(batch * num_blocks, cdiv(shape.max_len, MIN_SHARE), slots)
+        num_partials, per_sequence = batch * num_parts, float(num_parts)
         num_programs = num_partials * num_blocks
     return Plan(
         tiles,

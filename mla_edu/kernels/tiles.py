@@ -55,8 +55,8 @@ CHUNKED = {
 FP8 = {
     "fma": [Tiles(16, 16, 8, 1, 4)],
     "mma": [Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
-    "wgmma": [Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
-    "tcgen05": [Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
+    "wgmma": [Tiles(64, 16, 8, 2, 4), Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
+    "tcgen05": [Tiles(64, 16, 8, 2, 4), Tiles(32, 32, 8, 2, 4), Tiles(16, 32, 8, 2, 4)],
     "mfma": [Tiles(16, 32, 4, 1, 4)],
 }
 FP32 = [Tiles(16, 32, 8, 2, 4), Tiles(16, 16, 8, 2, 4), Tiles(16, 16, 8, 1, 4)]
@@ -123,7 +123,8 @@ def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: i
         again = tiles.block_n * latent * size if unit == "tcgen05" else 0  # values in an order of their own
         return queries + tiles.num_stages * (tile + again) + 1024
     # A tile is found through its page's number, which is loaded too: Triton shares the stages out between both.
-    return queries + max((tiles.num_stages - 1) // 2, 1) * tile + weights + 8
+    pages = 1024 if tiles.num_stages > 2 else 0
+    return queries + max((tiles.num_stages - 1) // 2, 1) * tile + weights + pages
 
 
 def programs_per_multiprocessor(

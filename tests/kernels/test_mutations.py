@@ -41,7 +41,7 @@ MISTAKES = {
         "p_pages = p_table + b * stride_tb",
         "p_pages = p_table",
     ),
-    "the queries of the first sequence are always used": (KERNEL, "p_row + b * stride_qb", "p_row"),
+    "the queries of the first sequence are always used": (KERNEL, "p_q + b * stride_qb + ", "p_q + "),
     "a share begins a tile late": (ROWS, "tile = share * per_share", "tile = share * per_share + 1"),
     "a share ends a tile early": (
         ROWS,
@@ -55,7 +55,7 @@ MISTAKES = {
         "sequence = stop, offset + tiles, sequence + 1",
         "sequence = last, 0, 0",
     ),
-    "the merge counts a part too few": (KERNEL, "- offset // per_share if EVEN", "- offset // per_share - 1 if EVEN"),
+    "the merge counts a part too few": (KERNEL, ") - offset // per_share)", ") - offset // per_share - 1)"),
     "the merge takes the parts of the first sequence": (KERNEL, "(first + o_part)", "(first * 0 + o_part)"),
     "parts of neighbours share a place": (KERNEL, "share + sequence if EVEN", "share if EVEN"),
     "the merge forgets the weights": (KERNEL, "b_part * b_weight[:, :, None]", "b_part"),

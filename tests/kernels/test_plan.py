@@ -11,10 +11,10 @@ H200 = GPU("sm_90", 232_448, 132)
 SLOTS = (84, 108, 132, 148, 2 * 132, 304)
 
 
-def a_plan(gpu=H200, num_splits=None, tiles=None, **changed):
+def a_plan(gpu=H200, num_splits=None, tiles=None, walks=None, **changed):
     shape = {"batch": 1, "s_q": 1, "num_heads": 16, "dtype": "bf16", "max_len": 65_536}
     shape |= {"kv_lora_rank": 512, "qk_rope_head_dim": 64} | changed
-    return make_plan(Shape(**shape), gpu, num_splits, tiles)
+    return make_plan(Shape(**shape), gpu, num_splits, tiles, walks)
 
 
 @pytest.mark.parametrize("num_slots", SLOTS)
@@ -38,7 +38,8 @@ def slowest(lens, plan, slots):
 )
 def test_a_ragged_batch_is_spread_as_well_as_an_even_one(lens, heads, slots):
     lens.append(60 * slots * heads)  # enough for everyone
-    plan = a_plan(GPU("sm_90", 232_448, slots), batch=len(lens), num_heads=heads, max_len=max(lens))
+    gpu = GPU("sm_90", 232_448, slots)
+    plan = a_plan(gpu, walks=True, batch=len(lens), num_heads=heads, max_len=max(lens))
     busiest, even = slowest(lens, plan, slots * plan.programs)
     assert busiest <= even / 0.9
 
@@ -46,7 +47,7 @@ def test_a_ragged_batch_is_spread_as_well_as_an_even_one(lens, heads, slots):
 def test_one_long_sequence_among_short_ones_is_spread_over_the_whole_gpu():
     lens = [2048] * 31 + [131_072]
     for heads in (16, 128):
-        plan = a_plan(batch=32, num_heads=heads, max_len=131_072)
+        plan = a_plan(walks=True, batch=32, num_heads=heads, max_len=131_072)
         busiest, even = slowest(lens, plan, 132)
         assert busiest <= even / 0.9
 
@@ -93,3 +94,10 @@ def test_registers_are_limited_where_two_programs_are_to_fit():
 @pytest.mark.parametrize(("arch", "converts"), [("sm_80", False), ("sm_89", True), ("sm_90", True), ("gfx942", False)])
 def test_bytes_of_fp8_are_converted_by_an_instruction_where_there_is_one(arch, converts):
     assert a_plan(GPU(arch, 65_536, 100), dtype="fp8_mla").converts_fp8 == converts
+
+
+def test_from_64_rows_on_each_sequence_is_cut_by_itself():
+    plan = a_plan(batch=40, num_heads=64, max_len=8192)
+    assert (plan.even, plan.num_parts, plan.num_programs, plan.num_partials) == (False, 3, 120, 120)
+    assert a_plan(batch=1, num_heads=64).num_parts == 132
+    assert a_plan(batch=40, num_heads=32).even and a_plan(batch=40, num_heads=64, walks=True).even

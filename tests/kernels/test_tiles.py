@@ -54,7 +54,7 @@ def test_less_memory_means_smaller_tiles():
         ({"dtype": "int8"}, "dtype is 'int8'; expected bf16, fp16, fp32, fp8_mla"),
         ({"kv_lora_rank": 513}, "kv_lora_rank is 513; expected at most 512"),
         ({"qk_rope_head_dim": 128}, "the rotary part is 128 wide; expected at most 64"),
-        ({"shared_limit": 49_152}, "need 94216 bytes of shared memory; expected at most the 49152 of sm_90"),
+        ({"shared_limit": 49_152}, "need 94208 bytes of shared memory; expected at most the 49152 of sm_90"),
     ],
 )
 def test_what_no_tile_holds_is_named(changed, message):
