@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ["3.4.0", "3.5.1", "3.6.0", "3.7.1"]
+VERSIONS = ["3.4.0", "3.5.1", "3.6.0", "3.7.1", "3.8.0", "3.9.0"]
 OLD_NUMPY = "numpy<2.4"  # the interpreters before 3.7 make integers of arrays, which newer ones refuse
 TESTS = ["tests/kernels/test_decode.py", "-k", "not every_tile and not any_shape and not 2_to_the_31"]
 COMPILE = """
@@ -24,11 +24,15 @@ from mla_edu.kernels.tiles import SHARED_LIMIT
 
 nvidia = [arch for arch in ARCHITECTURES if arch.startswith("sm_")]  # some wheels cannot link for AMD
 requests = [Request(arch, "fp16" if arch == "sm_75" else "bf16", heads) for arch in nvidia for heads in (16, 128)]
-reports = compile_reports([*requests, Request("sm_80", "fp8_mla", 16), Request("sm_90", "fp8_mla", 128)])
+requests += [Request("sm_90", "bf16", heads) for heads in (32, 64)]
+fp8 = [Request("sm_80", "fp8_mla", 16), *(Request("sm_90", "fp8_mla", heads) for heads in (16, 32, 128))]
+reports = compile_reports([*requests, *fp8])
 assert all(report.shared_bytes <= SHARED_LIMIT[report.arch] for report in reports)
 assert all(report.tensor_core_instructions or report.arch == "sm_75" for report in reports)
 spills = [f"{r.arch} {r.dtype} {r.num_heads} heads {r.spill_bytes} B" for r in reports if r.spill_bytes]
-print(f"Triton {triton.__version__}: {len(reports)} kernels compile and fit; spills: {', '.join(spills) or 'none'}")
+ptxas = " and ".join(dict.fromkeys(report.assembler for report in reports))
+print(f"Triton {triton.__version__}, ptxas {ptxas}: {len(reports)} kernels compile and fit")
+print(f"  spills: {', '.join(spills) or 'none'}")
 """
 
 

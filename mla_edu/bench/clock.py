@@ -57,7 +57,7 @@ def _capture(call: Call, pool: Any) -> Call:
     with torch.cuda.graph(graph, pool=pool):
         answer = call()
 
-    def replay() -> Any:
+    def replay(_call: Call = call) -> Any:  # with the call goes the memory that the graph reads
         graph.replay()
         return answer
 
@@ -130,6 +130,20 @@ def copy_call(num_bytes: int, device: torch.device) -> Call:
     return lambda: target.copy_(source)
 
 
+def read_calls(num_bytes: int, device: torch.device) -> list[Call]:
+    """Sums of ``num_bytes`` in three ways: all numbers, each row, each row by a matrix product with a vector.
+
+    They read, and next to nothing is written. In fp32, which is summed as it comes: integers are converted first.
+    """
+    numbers = torch.ones(num_bytes // 2**16, 2**14, device=device)
+    ones, totals, total = numbers[0].clone(), torch.empty(len(numbers), device=device), torch.empty((), device=device)
+    return [
+        lambda: torch.sum(numbers.flatten(), dim=0, out=total),
+        lambda: torch.sum(numbers, dim=1, out=totals),
+        lambda: torch.mv(numbers, ones, out=totals),
+    ]
+
+
 def matmul_call(size: int, dtype: torch.dtype, device: torch.device) -> Call:
     """The product of two square matrices of random numbers: ``2 * size**3`` operations."""
     a, b = torch.randn(2, size, size, device=device).to(dtype)
@@ -141,6 +155,12 @@ def copy_bytes_per_s(num_bytes: int, clock: Clock) -> float:
     """Bytes read plus bytes written per second by a copy of ``num_bytes``."""
     calls = record([copy_call(num_bytes, clock.device)], clock.device)
     return 2 * num_bytes / (1e-6 * clock.time(calls).microseconds)
+
+
+def read_bytes_per_s(num_bytes: int, clock: Clock) -> float:
+    """Bytes read per second by the fastest sum of ``num_bytes``."""
+    sums = [record([call], clock.device) for call in read_calls(num_bytes, clock.device)]
+    return num_bytes / (1e-6 * min(clock.time(calls).microseconds for calls in sums))
 
 
 def matmul_flop_per_s(size: int, dtype: torch.dtype, clock: Clock) -> float:

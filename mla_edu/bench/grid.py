@@ -1,10 +1,13 @@
 """The decode steps that are measured, and what each must move and compute at least."""
 
+import functools
 import itertools
+import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, field_validator, model_validator
 
 from mla_edu.config import MLAConfig
 from mla_edu.cost import (
@@ -24,19 +27,23 @@ RANK = LAYER.kv_lora_rank
 ROPE = LAYER.qk_rope_head_dim
 PAGE_SIZE = 64
 LITE = cast(MLAConfig, get_model("deepseek-v2-lite").config)  # the layer that is timed whole
+# Of the sequences: all of the context; drawn from 1 to twice the context; one of the context, the others of a 64th.
+Lengths = Literal["equal", "uniform", "one-long"]
+SHORT = 64  # times as long the long one is
 
 
 class Case(BaseModel):
-    """Attention of one decode step of one layer over pages, all sequences of one length: what the kernel does."""
+    """Attention of one decode step of one layer over pages: what the kernel does."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dtypes: ClassVar[tuple[CacheFormat, ...]] = ("bf16", "fp16", "fp8_mla")
 
     heads: PositiveInt
     s_q: PositiveInt  # new tokens
-    context: PositiveInt  # cached tokens of each sequence, the new ones included
+    context: PositiveInt  # cached tokens of a sequence, the new ones included; ``lengths`` says of which
     batch: PositiveInt
     dtype: CacheFormat
+    lengths: Lengths = "equal"
 
     @field_validator("dtype")
     @classmethod
@@ -45,8 +52,26 @@ class Case(BaseModel):
             raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(cls.dtypes)}")
         return dtype
 
+    @model_validator(mode="after")
+    def _room_for_short_ones(self) -> Self:
+        if self.lengths == "one-long" and (self.batch < 2 or self.context % SHORT):
+            raise ValueError(
+                f"batch is {self.batch} and context {self.context}; expected at least 2 sequences and a multiple of "
+                f"{SHORT} tokens with lengths one-long"
+            )
+        return self
+
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self)
+        return ", ".join(f"{name} {value}" for name, value in self if value != "equal")
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """Cached tokens of each sequence, the new ones included; those that are drawn are always the same."""
+        if self.lengths == "uniform":
+            draw = random.Random(0)
+            return tuple(draw.randint(1, 2 * self.context) for _ in range(self.batch))
+        others = self.context if self.lengths == "equal" else self.context // SHORT
+        return (self.context, *[others] * (self.batch - 1))
 
     @property
     def rows(self) -> int:
@@ -56,12 +81,12 @@ class Case(BaseModel):
     @property
     def cache_bytes(self) -> int:
         """Of all sequences."""
-        return kv_cache_bytes(LAYER, self.context, self.batch, self.dtype)
+        return kv_cache_bytes(LAYER, sum(self.sequences), 1, self.dtype)
 
     @property
     def cost(self) -> Cost:
         """What must be computed and moved at least."""
-        return kernel_cost(LAYER, self.rows, self.context, self.batch, self.dtype)
+        return _kernel_cost(self)
 
     @property
     def bytes(self) -> int:
@@ -72,6 +97,13 @@ class Case(BaseModel):
     def flops(self) -> int:
         """Of scores and weighted sum, every query with every key."""
         return self.cost.flops
+
+
+@functools.cache
+def _kernel_cost(case: Case) -> Cost:
+    counts = Counter(case.sequences)
+    costs = [kernel_cost(LAYER, case.rows, length, count, case.dtype) for length, count in counts.items()]
+    return sum(costs, Cost(0, 0))
 
 
 class LayerCase(Case):
@@ -85,6 +117,7 @@ class LayerCase(Case):
     heads: Literal[16] = 16
     s_q: Literal[1] = 1
     batch: Literal[1] = 1
+    lengths: Literal["equal"] = "equal"
 
     @property
     def cache_bytes(self) -> int:
@@ -115,9 +148,21 @@ GRID: Axes = {
     "heads": (16, 128, 32, 64),
     "batch": (1, 8, 32, 128),
     "context": (2**10, 2**12, 2**14, 2**16, 2**17),
+    "lengths": ("equal",),
 }
-# A few steps that an interpreter does in seconds; the length is no multiple of a page.
-TOY: Axes = {"s_q": (1, 2), "dtype": ("bf16", "fp8_mla"), "heads": (16,), "batch": (2,), "context": (150,)}
+ODD: Axes = {**GRID, "s_q": (1,), "heads": (16, 128), "batch": (7, 33, 100), "context": (2**12, 2**16)}
+RAGGED: Axes = {**GRID, "lengths": ("uniform",), "s_q": (1,), "batch": (32, 128), "context": (2**12, 2**14)}
+ONE_LONG: Axes = {**GRID, "lengths": ("one-long",), "s_q": (1,), "batch": (32,), "context": (2**17,)}
+WHOLE = ({**GRID, "s_q": (1,)}, ODD, RAGGED, ONE_LONG, {**GRID, "s_q": (2,)})
+# A few steps that an interpreter does in seconds; the lengths are no multiples of a page.
+TOY: Axes = {
+    "s_q": (1, 2),
+    "dtype": ("bf16", "fp8_mla"),
+    "heads": (16,),
+    "batch": (2,),
+    "context": (150,),
+    "lengths": ("equal", "uniform"),
+}
 
 # Every CPU multiplies fp32 at full speed; bf16 only those that have units for it (AMX or AVX512-BF16).
 LAYER_GRID: Axes = {"dtype": ("fp32", "bf16"), "context": (2**10, 2**12, 2**14)}
@@ -135,4 +180,13 @@ def cases(axes: Axes, kind: type[AnyCase] = Case) -> Iterator[AnyCase]:  # type:
         ValueError: a value out of range.
     """
     for values in itertools.product(*axes.values()):
-        yield kind(**dict(zip(axes, values, strict=True)))
+        try:
+            yield kind(**dict(zip(axes, values, strict=True)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(" ".join([*map(str, first["loc"]), first["msg"]]).removeprefix("Value error, ")) from None
+
+
+def words(kind: type[Case]) -> dict[str, tuple[str, ...]]:
+    """The axes whose values are words, and which they can be."""
+    return {"dtype": kind.dtypes, "lengths": get_args(Lengths)}

@@ -3,17 +3,38 @@
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mla_edu.bench.clock import Clock, copy_bytes_per_s, floor_microseconds, matmul_flop_per_s, record
+from mla_edu.bench.clock import (
+    Clock,
+    copy_bytes_per_s,
+    floor_microseconds,
+    matmul_flop_per_s,
+    read_bytes_per_s,
+    record,
+)
 from mla_edu.bench.grid import LAYER, PAGE_SIZE, RANK, ROPE, Case
+from mla_edu.bench.join import check_same, join
 from mla_edu.bench.libraries import Unsupported
-from mla_edu.bench.peers import PEERS, specification
-from mla_edu.bench.results import OURS, Limits, Machine, Measurement, Results, kernel_sources
+from mla_edu.bench.peer import specification
+from mla_edu.bench.peers import PEERS
+from mla_edu.bench.results import (
+    GLUON,
+    OURS,
+    Limits,
+    Machine,
+    Measurement,
+    Results,
+    file_name,
+    kernel_sources,
+    read_results,
+)
 from mla_edu.bench.run import deadline_in, describe_gpu, measure_all, today, versions, why_not
 from mla_edu.cost import fp8_row_bytes
+from mla_edu.kernels.assembler import assembler
 from mla_edu.kernels.problems import Problem, check_answer
 from mla_edu.ops.fp8 import pack_fp8
 from mla_edu.testing import relative_error
@@ -25,22 +46,31 @@ LARGE = 2**30  # a cache of so many bytes cannot stay in any chip's; two sets of
 
 
 def make_problems(case: Case, device: torch.device, count: int) -> list[Problem]:
-    """``count`` decode steps on one shuffled block table; what lies behind the last token of a page is NaN.
+    """``count`` decode steps on one shuffled block table; what lies behind a sequence's last token is NaN.
+
+    So is the page to which the entries of the table behind a shorter sequence's last page point.
 
     Cached numbers are as large as those of FlashMLA's tests, from which the bounds come, and the scale makes up for it.
     """
     rng = torch.Generator(device).manual_seed(0)
-    pages = -(-case.context // PAGE_SIZE)
-    table = torch.randperm(case.batch * pages, generator=rng, device=device).int().view(case.batch, pages)
-    lens = torch.full((case.batch,), case.context, dtype=torch.int32, device=device)
-    tail = (table[:, -1].long(), slice((case.context - 1) % PAGE_SIZE + 1, None))
+    lens = torch.tensor(case.sequences, dtype=torch.int32, device=device)
+    counts = -(-lens // PAGE_SIZE)
+    owned = torch.arange(int(counts.max()), device=device) < counts[:, None]  # [batch, pages of the longest]
+    num_owned = int(counts.sum())
+    table = torch.full(owned.shape, num_owned, dtype=torch.int32, device=device)
+    table[owned] = torch.randperm(num_owned, generator=rng, device=device).int()
+    last = table.gather(1, counts[:, None].long() - 1).squeeze(1).long()
+    behind = torch.arange(PAGE_SIZE, device=device) >= ((lens - 1) % PAGE_SIZE + 1)[:, None]  # [batch, PAGE_SIZE]
+    num_pages = num_owned + (not owned.all())
     scale = LAYER.qk_head_dim**-0.5 / CACHED_SIZE
 
     def make_problem() -> Problem:
         shape = (case.batch, case.s_q, case.heads, RANK + ROPE)
         q = torch.randn(shape, generator=rng, device=device).to(QUERY_DTYPES[case.dtype])
-        cache = _random_pages(table.numel(), case, rng, device)
-        cache[tail] = 0xFF if case.dtype == "fp8_mla" else torch.nan  # bytes 0xFF are NaN in e4m3, bf16 and fp32
+        cache = _random_pages(num_pages, case, rng, device)
+        nan = 0xFF if case.dtype == "fp8_mla" else torch.nan  # bytes 0xFF are NaN in e4m3, bf16 and fp32
+        cache[num_owned:] = nan
+        cache[last] = cache[last].masked_fill(behind[..., None], nan)
         return Problem(q, cache, table, lens, kv_lora_rank=RANK, sm_scale=scale, causal=True)
 
     return [make_problem() for _ in range(count)]
@@ -85,35 +115,36 @@ def _measure(
     prepared = PEERS[name].prepare(case, problems)
     calls = record(prepared.calls, clock.device)
     # Each answer is checked before the next call runs, which might write over it.
-    if prepared.expected is None:
-        errors = [_error(call(), each) for call, each in zip(calls, expected, strict=True)]
-    else:
-        errors = [_layer_error(call(), each) for call, each in zip(calls, prepared.expected, strict=True)]
+    wanted = prepared.expected or expected
+    errors = [_error(call(), each) for call, each in zip(calls, wanted, strict=True)]
     timing = clock.time(calls)
     return Measurement(
         case=case, kernel=name, microseconds=timing.microseconds, spread=timing.spread, error=max(errors)
     )
 
 
-def _error(answer: Tensor | tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
+def _error(answer: Tensor | tuple[Tensor, Tensor], expected: Tensor | tuple[Tensor, Tensor]) -> float:
+    if isinstance(expected, Tensor):
+        return _layer_error(answer, expected)
     out, lse = answer if isinstance(answer, tuple) else (answer, expected[1])
     check_answer((out, lse), expected)
     return relative_error(out.float(), expected[0])
 
 
-def _layer_error(answer: Tensor, expected: Tensor) -> float:
-    error = relative_error(answer.float(), expected.float())
+def _layer_error(answer: Tensor | tuple[Tensor, Tensor], expected: Tensor) -> float:
+    out = answer[0] if isinstance(answer, tuple) else answer
+    error = relative_error(out.float(), expected.float())
     if not error <= LAYER_BOUND:
         raise AssertionError(f"the layer's output is off by {error:.2g}")
     return error
 
 
-def _probe(device: torch.device) -> tuple[dict[str, str], list[str]]:
+def _probe(device: torch.device, names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """What is known of each kernel: its version or why it does not run; and the names of those that run."""
     kernels, running = {}, []
-    for name, peer in PEERS.items():
+    for name in names:
         try:
-            kernels[name] = peer.probe(device)
+            kernels[name] = PEERS[name].probe(device)
             running.append(name)
         except Unsupported as reason:
             if name == OURS:
@@ -123,12 +154,13 @@ def _probe(device: torch.device) -> tuple[dict[str, str], list[str]]:
 
 
 def _limits(clock: Clock, dtype: torch.dtype, toy: bool) -> Limits:
-    copied = 2**20 if toy else 2**32
+    num_bytes = 2**20 if toy else 2**32
     if clock.device.type == "cuda":
-        copied = min(copied, torch.cuda.mem_get_info(clock.device)[0] // 4)
+        num_bytes = min(num_bytes, torch.cuda.mem_get_info(clock.device)[0] // 4)
     return Limits(
-        copy_bytes_per_s=copy_bytes_per_s(copied, clock),
+        copy_bytes_per_s=copy_bytes_per_s(num_bytes, clock),
         matmul_flop_per_s=matmul_flop_per_s(64 if toy else 8192, dtype, clock),
+        read_bytes_per_s=read_bytes_per_s(num_bytes, clock),
     )
 
 
@@ -141,20 +173,31 @@ def _check_interpreter(device: torch.device) -> None:
         raise ValueError("TRITON_INTERPRET is set; expected it unset where a GPU is timed")
 
 
-def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: float | None = None) -> Results:
-    """Measure the machine, every kernel on every case, and the machine again: the better of the two counts.
+def run(
+    cases: Sequence[Case],
+    device: torch.device,
+    *,
+    toy: bool,
+    names: Sequence[str] | None = None,
+    folder: Path | None = None,
+    seconds: float | None = None,
+) -> Results:
+    """Measure the machine, kernels on every case, and the machine again: the better of the two counts.
 
-    A kernel of others that fails is tried again on smaller cases only; one that is wrong, or has no memory, on all. An
-    interrupt from the keyboard ends the run early, with what it has.
+    A kernel of others that fails is tried again only on smaller cases and on those of another dtype; one that is wrong,
+    or has no memory, on all. An interrupt from the keyboard ends the run early, with what it has.
 
     Args:
         cases: in the order in which they are measured.
         device: a GPU; or, for a toy run, a CPU.
         toy: few repetitions, small copies and products: the times mean nothing.
+        names: of the kernels, of those in ``PEERS``; None for all.
+        folder: with results of other parts of the grid on this machine, if there are, that these are joined to.
         seconds: no case starts later than so many seconds from now; those that are left out say so.
 
     Raises:
-        ValueError: Triton is told to interpret, and there is a GPU to be timed; or not to, and there is none.
+        ValueError: Triton is told to interpret, and there is a GPU to be timed; or not to, and there is none; or the
+            results in ``folder`` are of another machine, kernel or version.
         ImportError: Triton is not installed.
     """
     _check_interpreter(device)
@@ -162,20 +205,22 @@ def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: floa
     on_cpu = Machine(name="CPU", multiprocessors=1, memory_bytes=0, l2_bytes=0, driver="none")  # a toy run's
     machine = on_cpu if device.type == "cpu" else describe_gpu(device)
     clock = Clock(device, fewest=2, evicted_bytes=2**20) if toy else Clock(device)
-    kernels, running = _probe(device)
+    kernels, running = _probe(device, names or list(PEERS))
+    known = versions() | _assembler(device)
+    file = folder and folder / file_name(Results.grid, machine, toy)
+    earlier = read_results(file) if file and file.exists() else None
+    if earlier:
+        check_same(earlier, machine, known, kernel_sources(), {name: kernels[name] for name in running})
     dtype = QUERY_DTYPES[cases[0].dtype]
     limits, floor = _limits(clock, dtype, toy), floor_microseconds(clock)
     each_case = partial(measure, clock=clock)
-    measurements, stopped = measure_all(cases, running, each_case, Measurement, always=[OURS], deadline=deadline)
+    ours = [name for name in (OURS, GLUON) if name in running]
+    measurements, stopped = measure_all(cases, running, each_case, Measurement, always=ours, deadline=deadline)
     if stopped is None or not stopped.startswith("device lost"):
-        again = _limits(clock, dtype, toy)
-        limits = Limits(
-            copy_bytes_per_s=max(limits.copy_bytes_per_s, again.copy_bytes_per_s),
-            matmul_flop_per_s=max(limits.matmul_flop_per_s, again.matmul_flop_per_s),
-        )
-    return Results(
+        limits = limits.better(_limits(clock, dtype, toy))
+    found = Results(
         machine=machine,
-        versions=versions(),
+        versions=known,
         date=today(),
         sources=kernel_sources(),
         toy=toy,
@@ -184,3 +229,12 @@ def run(cases: Sequence[Case], device: torch.device, *, toy: bool, seconds: floa
         kernels=kernels,
         measurements=measurements,
     )
+    return join(earlier, found) if earlier else found
+
+
+def _assembler(device: torch.device) -> dict[str, str]:
+    """The version of what makes a GPU's machine code, where it is a program of its own."""
+    if device.type != "cuda" or torch.version.hip:
+        return {}
+    major, minor = torch.cuda.get_device_capability(device)
+    return {"ptxas": assembler(f"sm_{major}{minor}").version}

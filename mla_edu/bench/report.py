@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # they read torch
     from mla_edu.bench.model import ModelResults
     from mla_edu.bench.width import Sweep
 from mla_edu.cost import pace
+from mla_edu.kernels.assembler import known_fault
 from mla_edu.words import digits, duration, percent, ratio, size
 
 
@@ -29,7 +30,7 @@ def print_report(results: Results, console: Console, verdicts: Sequence[str] = (
         verdicts: how far the run met what was asked of it, a line each; a toy run is held to nothing.
     """
     console.print(_table(results))
-    console.print("times in µs. of copy, of product: share of what a large one reaches on this machine.")
+    console.print("times in µs. of copy, of sum, of product: share of what a large one reaches; a sum only reads.")
     console.print("other kernels: how many times as fast as theirs ours is. transformers: a whole layer.")
     measured = {each.kernel for each in results.measurements}
     for name, why_not in results.kernels.items():
@@ -38,9 +39,12 @@ def print_report(results: Results, console: Console, verdicts: Sequence[str] = (
     _print_reasons(results, console)
     machine, limits = results.machine, results.limits
     console.print(f"\n{machine.name}, driver {machine.driver}; {results.date}; {_versions(results)}")
+    read = "" if limits.read_bytes_per_s is None else f", sum {limits.read_bytes_per_s / 1e9:,.0f} GB/s"
     console.print(
-        f"copy {limits.copy_bytes_per_s / 1e9:,.0f} GB/s, product {limits.matmul_flop_per_s / 1e12:,.1f} TFLOP/s"
+        f"copy {limits.copy_bytes_per_s / 1e9:,.0f} GB/s{read}, product {limits.matmul_flop_per_s / 1e12:,.1f} TFLOP/s"
     )
+    if fault := known_fault(results.versions.get("ptxas", "")):
+        console.print(fault)
     console.print(f"a call that does next to nothing shows {results.floor_microseconds:.1f} µs")
     if results.toy:
         _print_toy(console)
@@ -182,20 +186,22 @@ def _new_table(first: str, *others: str) -> Table:
 
 def _table(results: Results) -> Table:
     others = [name for name in results.kernels if name != OURS and results.times(name)]
-    rates = ("GB/s", "of copy", "TFLOP/s", "of product")
+    rates = ("GB/s", "of copy", "of sum", "TFLOP/s", "of product")
     table = _new_table("dtype", "heads", "s_q", "context", "batch", OURS, *rates, *others)
     times = {name: results.times(name) for name in others}
     for case, each in sorted(results.times().items(), key=lambda item: _order(item[0])):
         ratios = [f"{found.time / each.time:.2f}x" if (found := times[name].get(case)) else "-" for name in others]
+        of_read = results.of_read(each)
         table.add_row(
             case.dtype,
             f"{case.heads}",
             f"{case.s_q}",
-            f"{case.context:,}",
+            f"{case.context:,}{'' if case.lengths == 'equal' else f' {case.lengths}'}",
             f"{case.batch}",
             f"{each.time:,.1f}",
             f"{each.gb_per_s:,.0f}",
             f"{results.of_copy(each):.0%}",
+            "-" if of_read is None else f"{of_read:.0%}",
             f"{each.tflop_per_s:,.1f}",
             f"{results.of_product(each):.0%}",
             *ratios,
@@ -203,8 +209,8 @@ def _table(results: Results) -> Table:
     return table
 
 
-def _order(case: Case) -> tuple[str, int, int, int, int]:
-    return case.dtype, case.s_q, case.heads, case.context, case.batch
+def _order(case: Case) -> tuple[bool, str, str, int, int, int, int]:
+    return case.lengths != "equal", case.lengths, case.dtype, case.s_q, case.heads, case.context, case.batch
 
 
 def _print_reasons(results: Run, console: Console) -> None:

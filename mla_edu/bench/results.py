@@ -14,6 +14,7 @@ from mla_edu.cost import Rates, pace, step_seconds
 from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 
 OURS = "ours"
+GLUON = "ours-gluon"  # where it runs
 LAYERS = ("absorbed", "expanded", "transformers")
 MEASURED = Path(__file__).with_name("measured")
 
@@ -57,14 +58,24 @@ class Limits(Record):
 
     copy_bytes_per_s: PositiveFloat  # of a large copy, which reads and writes
     matmul_flop_per_s: PositiveFloat  # of a large product, in 16 bit or in the case's format
+    read_bytes_per_s: PositiveFloat | None = None  # of a large sum, which only reads; None: not measured
 
     @property
     def rates(self) -> Rates:
-        """Both, as the cost model takes them."""
-        return Rates(flop_per_s=self.matmul_flop_per_s, bytes_per_s=self.copy_bytes_per_s)
+        """As the cost model takes them; of memory the faster: a decode step reads, as a sum does."""
+        return Rates(self.matmul_flop_per_s, max(self.copy_bytes_per_s, self.read_bytes_per_s or 0))
+
+    def better(self, other: "Limits") -> "Limits":
+        """Of each yardstick the better measurement: a machine can be disturbed, and not be faster than it is."""
+        reads = [each for each in (self.read_bytes_per_s, other.read_bytes_per_s) if each]
+        return Limits(
+            copy_bytes_per_s=max(self.copy_bytes_per_s, other.copy_bytes_per_s),
+            matmul_flop_per_s=max(self.matmul_flop_per_s, other.matmul_flop_per_s),
+            read_bytes_per_s=max(reads, default=None),
+        )
 
     def microseconds(self, case: Case) -> float:
-        """What a case takes with its bytes at the copy's rate, or its operations at the product's: the longer time."""
+        """What a case takes with its bytes at memory's rate, or its operations at the product's: the longer time."""
         return 1e6 * step_seconds(case.cost, self.rates)
 
 
@@ -121,6 +132,11 @@ class CaseLimits(Limits):
     case: LayerCase
 
 
+def file_name(grid: str, machine: Machine | CPU, toy: bool) -> str:
+    """Of the results of one grid on one machine: ``"kernel-nvidia-h200.json"``."""
+    return f"{'toy-' if toy else ''}{grid}-{machine.slug}.json"
+
+
 class Outcome(Record):
     """What one run on one machine found. Each grid has a subclass."""
 
@@ -133,7 +149,7 @@ class Outcome(Record):
 
     def write(self, folder: Path) -> Path:
         """Write ``<grid>-<machine>.json`` into a folder, whole or not at all."""
-        path = folder / f"{'toy-' if self.toy else ''}{self.grid}-{self.machine.slug}.json"
+        path = folder / file_name(self.grid, self.machine, self.toy)
         draft = path.with_suffix(".part")
         draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
         draft.replace(path)
@@ -163,13 +179,18 @@ class Run(Outcome):
         """Share of the bandwidth of the machine's own copy, which also writes: reading alone can be faster."""
         return 1e9 * measurement.gb_per_s / self.limits_of(measurement.case).copy_bytes_per_s
 
+    def of_read(self, measurement: Measurement) -> float | None:
+        """Share of the bandwidth of the machine's own sum, which only reads; None where none was measured."""
+        rate = self.limits_of(measurement.case).read_bytes_per_s
+        return None if rate is None else 1e9 * measurement.gb_per_s / rate
+
     def of_product(self, measurement: Measurement) -> float:
         """Share of the rate of the machine's own product."""
         return 1e12 * measurement.tflop_per_s / self.limits_of(measurement.case).matmul_flop_per_s
 
     def fraction(self, measurement: Measurement) -> float:
         """Share of the limit: of whichever of the two sets the pace."""
-        return max(self.of_copy(measurement), self.of_product(measurement))
+        return self.limits_of(measurement.case).microseconds(measurement.case) / measurement.time
 
     def times(self, kernel: str = OURS) -> dict[Case, Measurement]:
         """All measured cases of one kernel."""
@@ -271,7 +292,13 @@ def gpu_of(machine: Machine) -> GPUSpec | None:
 
 
 def kernel_sources() -> str:
-    """A digest of what decides how the decode kernel runs, so that old results are known as old."""
+    """A digest of what decides how the decode kernels run, so that old results are known as old."""
     folder = Path(mla_edu.__file__).parent / "kernels"
-    names = ("kernel", "launch", "tiles")
-    return hashlib.sha256(b"\0".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()[:16]
+    todo, sources = ["launch", "gluon_launch"], {}
+    while todo:
+        name = todo.pop()
+        file = folder / f"{name}.py"
+        if name not in sources and file.exists():
+            sources[name] = file.read_text(encoding="utf-8")
+            todo += re.findall(r"^ *from mla_edu\.kernels\.(\w+) import", sources[name], re.MULTILINE)
+    return hashlib.sha256("\0".join(sources[name] for name in sorted(sources)).encode()).hexdigest()[:16]

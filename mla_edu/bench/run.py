@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import math
 import platform
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def measure_all(
         names: of what is measured on each.
         measure: gives a measurement for each of some names on one case; may raise ``DeviceLost``.
         kind: the class of a measurement.
-        always: names that are tried on every case; another that failed is tried again on smaller cases only.
+        always: names that are tried on every case; another that failed is tried again only on smaller cases and on
+            those of another dtype.
         deadline: on ``time.monotonic()``: no case starts later; those that are left out say so.
 
     Returns:
@@ -77,10 +79,10 @@ def measure_all(
     """
     measurements: list[AnyMeasurement] = []
     stopped: str | None = None
-    failed: dict[str, int] = {}  # the fewest bytes on which one failed
+    failed: dict[tuple[str, str], int] = {}  # the fewest bytes on which one failed, by its name and the dtype
     hidden = not sys.stderr.isatty()
     for case in track(cases, "measuring", console=Console(stderr=True), disable=hidden, transient=True):
-        trying = [name for name in names if case.bytes < failed.get(name, case.bytes + 1)]
+        trying = [name for name in names if case.bytes < failed.get((name, case.dtype), math.inf)]
         found = [kind(case=case, kernel=n, why_not="failed on a smaller case") for n in names if n not in trying]
         if stopped is None and deadline is not None and time.monotonic() > deadline:
             stopped = "out of time"
@@ -96,7 +98,7 @@ def measure_all(
         found += [kind(case=case, kernel=name, why_not=stopped) for name in trying if name not in done]
         for each in found:
             if each.kernel not in always and (each.why_not or "").startswith("failed:"):
-                failed[each.kernel] = case.bytes
+                failed[each.kernel, case.dtype] = case.bytes
         measurements += found
     return measurements, stopped
 

@@ -64,12 +64,24 @@ def judge(goal: Goal, results: Results) -> Verdict:
     return Verdict(goal, sum(met.values()), len(met), worst, (sum(large), len(large)))
 
 
-def _bandwidth_share(results: Results) -> dict[Case, float]:
-    return {
-        case: results.of_copy(each)
-        for case, each in results.times().items()
-        if case.rows <= 32 and case.cache_bytes >= LARGE_CACHE and case.dtype != "fp8_mla"
-    }
+def _reads_much(case: Case) -> bool:
+    return case.rows <= 32 and case.cache_bytes >= LARGE_CACHE and case.dtype != "fp8_mla" and case.lengths == "equal"
+
+
+def _copy_share(results: Results) -> dict[Case, float]:
+    return {case: results.of_copy(each) for case, each in results.times().items() if _reads_much(case)}
+
+
+def _read_share(results: Results) -> dict[Case, float]:
+    shares = {case: results.of_read(each) for case, each in results.times().items() if _reads_much(case)}
+    return {case: share for case, share in shares.items() if share is not None}
+
+
+def _ragged_share(results: Results) -> dict[Case, float]:
+    """Of the rate that the same kernel reaches where all sequences are of one length."""
+    times = results.times()
+    equal = {case: case.model_copy(update={"lengths": "equal"}) for case in times if case.lengths != "equal"}
+    return {case: times[case].gb_per_s / times[other].gb_per_s for case, other in equal.items() if other in times}
 
 
 def _arithmetic_share(results: Results) -> dict[Case, float]:
@@ -102,7 +114,7 @@ def _fp8_share(results: Results) -> dict[Case, float]:
 
 
 GOALS = (
-    Goal("of the copy's bandwidth: up to 32 rows, 256 MiB of bf16 or more", 0.80, False, _bandwidth_share),
+    Goal("of the copy's bandwidth: up to 32 rows, 256 MiB of bf16 or more", 0.80, False, _copy_share),
     Goal("of the product's rate: 128 heads, 4k tokens or more, bf16", 0.45, False, _arithmetic_share),
     Goal("times as fast as SGLang's kernel", 1.0, False, lambda results: speed_ups(results, "sglang")),
     Goal(
@@ -113,5 +125,8 @@ GOALS = (
     ),
     Goal("times as fast as FlashInfer fa3", 0.75, False, lambda results: speed_ups(results, "flashinfer-fa3")),
     Goal("µs: one sequence of 64k tokens, 16 heads, bf16", 44, True, _one_long_sequence),
+    Goal("of the bandwidth of a sum, which only reads: the cases of the first goal", 0.80, False, _read_share),
+    Goal("of the bandwidth with equal lengths: ragged batches", 0.90, False, _ragged_share),
+    Goal("times as fast as FlashMLA", 0.55, False, lambda results: speed_ups(results, "flashmla")),
     Goal("of the bf16 time in fp8: up to 32 rows", 0.65, True, _fp8_share),
 )

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +13,14 @@ from rich.console import Console
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:
-    from mla_edu.bench.grid import AnyCase
+    from mla_edu.bench.grid import Axes, Case
     from mla_edu.bench.results import Run
 
 app = typer.Typer(rich_markup_mode=None)
 Parts = Annotated[list[str] | None, typer.Argument(help="A part of the grid, such as dtype=bf16 context=4k,64k.")]
 Toy = Annotated[bool, typer.Option(help="At toy size, on a CPU if need be: the times mean nothing.")]
 Seconds = Annotated[float | None, typer.Option(help="Start no case after so many seconds.")]
-Folder = Annotated[Path | None, typer.Option(help="Folder for the file of results; a part is only printed.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder for the file of results.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -43,33 +44,78 @@ def need_torch() -> None:
 def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, results: Folder = None) -> None:
     """Time the decode kernel on this machine's GPU, beside other kernels that are installed.
 
-    A part of the grid is named by heads, s_q, context, batch and dtype: heads=16,128 dtype=fp8_mla.
+    A part of the grid is named by heads, s_q, context, batch, dtype and lengths, and by the kernels:
+    heads=16,128 dtype=fp8_mla lengths=uniform kernels=ours,flashinfer-fa3. With --results, parts that are measured one
+    after the other are joined in one file.
     """
     need_torch()
     import torch
 
-    from mla_edu.bench.grid import GRID, TOY, Case
+    from mla_edu.bench.grid import GRID, TOY, WHOLE, Case, cases
     from mla_edu.book.goals import GOALS, judge
 
     has_gpu = torch.cuda.is_available()
+    whole = [TOY] if toy else list(WHOLE)
     axes = dict(TOY if toy else GRID)
     if has_gpu and torch.cuda.get_device_capability() < (8, 0):
-        axes["dtype"] = ("fp16",)  # no bf16, in which an fp8 cache is multiplied
-    chosen = _choose(axes, parts, Case)
+        half = {"dtype": ("fp16",)}  # no bf16, in which an fp8 cache is multiplied
+        whole, axes = [{**each, **half} for each in whole], axes | half
+    listed = [part.partition("=")[2] for part in parts or () if part.startswith("kernels=")]
+    chosen_parts = [part for part in parts or () if not part.startswith("kernels=")]
+    grids = [_parts(axes, chosen_parts, Case)] if chosen_parts else whole
+    chosen = [case for each in grids for case in cases(each, Case)]
     _check_options(seconds, results)
     if not toy and not has_gpu:
         raise ValueError("no GPU; expected one, or --toy for the same steps at toy size on the CPU")
     if not has_gpu:
         os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported: not before here
     from mla_edu.bench import kernel
+    from mla_edu.bench.peers import PEERS
     from mla_edu.bench.report import print_report
-    from mla_edu.bench.results import OURS
+    from mla_edu.bench.results import GLUON, OURS
 
-    found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
+    options: dict[str, Any] = {"names": _kernels(listed[-1], list(PEERS))} if listed else {}
+    if parts:
+        options["folder"] = results
+    found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
     verdicts = [f"{goal.text:>13} {goal.title}: {judge(goal, found).text}" for goal in GOALS]
     console = _wide_console()
     print_report(found, console, verdicts)
-    _finish(found, [OURS], console, None if parts else results)
+    _finish(found, [OURS, GLUON], console, results)
+
+
+def _kernels(text: str, known: Sequence[str]) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"kernels is {name!r}; expected some of {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+@app.command("carry")
+def bench_carry(
+    environment: Annotated[
+        Path,
+        typer.Argument(help="What 'pip freeze' or 'pip list' printed on the other machine; or names, a line each."),
+    ],
+    python: Annotated[str, typer.Option(help="Of the other machine.")] = "3.12",
+) -> None:
+    """List the packages that a machine without a network lacks for the kernel's benchmark, and how to fetch them."""
+    if not re.fullmatch(r"3\.\d{1,2}", python):
+        raise ValueError(f"--python is {python!r}; expected one like 3.12")
+    from mla_edu.bench.carry import download_command, luggage, read_environment
+
+    found = luggage(read_environment(environment.read_text(encoding="utf-8").splitlines()), python)
+    for heading, names in (
+        ("this package needs", found.ours),
+        ("kernels of others", found.others),
+        ("older there than asked for", found.outdated),
+    ):
+        typer.echo(f"{heading}: {', '.join(names) or 'nothing'}")
+    typer.echo("\nHere, where there is a network:")
+    typer.echo(download_command([*found.ours, *found.others], python))
+    typer.echo("\nThere, beside this package's source, and with it in PYTHONPATH:")
+    typer.echo("python -m pip install --no-index --no-deps --upgrade --target site wheels/*.whl")
 
 
 @app.command("layer")
@@ -81,13 +127,13 @@ def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, 
     need_torch()
     import torch
 
-    from mla_edu.bench.grid import LAYER_GRID, LAYER_TOY, LayerCase
+    from mla_edu.bench.grid import LAYER_GRID, LAYER_TOY, LayerCase, cases
 
     has_gpu = torch.cuda.is_available()
     axes = dict(LAYER_TOY if toy else LAYER_GRID)
     if has_gpu and not toy and torch.cuda.get_device_capability() < (8, 0):
         axes["dtype"] = ("fp32", "fp16")
-    chosen = _choose(axes, parts, LayerCase)
+    chosen = list(cases(_parts(axes, parts, LayerCase), LayerCase))
     _check_options(seconds, results)
     from mla_edu.bench import layer
     from mla_edu.bench.report import print_layer_report
@@ -99,13 +145,16 @@ def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, 
     _finish(found, LAYERS, console, None if parts else results)
 
 
-def _choose(axes: Mapping[str, Sequence[Any]], parts: Sequence[str] | None, kind: "type[AnyCase]") -> "list[AnyCase]":
-    from mla_edu.bench.grid import cases
+def _parts(axes: "Axes", parts: Sequence[str] | None, kind: "type[Case]") -> "Axes":
+    """The axes, with the values that the parts name."""
+    from mla_edu.bench.grid import words
 
-    return list(cases({**axes, **dict(parse_part(part, axes, kind.dtypes) for part in parts or ())}, kind))
+    return {**axes, **dict(parse_part(part, axes, words(kind)) for part in parts or ())}
 
 
-def parse_part(text: str, axes: Mapping[str, Any], dtypes: Sequence[str]) -> tuple[str, list[int] | list[str]]:
+def parse_part(
+    text: str, axes: Mapping[str, Any], words: Mapping[str, Sequence[str]]
+) -> tuple[str, list[int] | list[str]]:
     """``"context=1k,64k"`` as an axis of the grid and its values: ``("context", [1024, 65536])``.
 
     Raises:
@@ -114,10 +163,10 @@ def parse_part(text: str, axes: Mapping[str, Any], dtypes: Sequence[str]) -> tup
     name, _, values = text.partition("=")
     if name not in axes or not values:
         raise ValueError(f"the part is {text!r}; expected one like context=4k,64k of {', '.join(axes)}")
-    if name == "dtype":
+    if known := words.get(name):
         for value in values.split(","):
-            if value not in dtypes:
-                raise ValueError(f"dtype is {value!r}; expected {', '.join(dtypes[:-1])} or {dtypes[-1]}")
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; expected {', '.join(known[:-1])} or {known[-1]}")
         return name, values.split(",")
     return name, [parse_count(value, name) for value in values.split(",")]
 

@@ -1,19 +1,32 @@
-"""The Triton backend: one plan, then both kernels."""
+"""The Triton backend: one plan, then both kernels; and what the Gluon backend shares with it."""
 
+import contextlib
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from mla_edu.kernels.kernel import attend, merge
-from mla_edu.kernels.tiles import GPU, Plan, Shape, Tiles, make_plan, next_power_of_2
+from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
+from mla_edu.kernels.tiles import Tiles, cdiv
 
 INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8_mla"}
 MAX_TOKENS = 2**30  # that a row of the block table can hold: tokens are counted in 32 bits
+
+
+class Results(NamedTuple):
+    """Where a decode step writes: the last three are of sequences that are attended to in parts; None without parts."""
+
+    out: Tensor  # [batch, s_q, heads, kv_lora_rank]
+    lse: Tensor  # [batch, heads, s_q]
+    partial: Tensor | None  # [parts, heads * s_q, kv_lora_rank]
+    partial_lse: Tensor | None  # [parts, heads * s_q]
+    parts: Tensor | None  # [batch, 2]: the first of a sequence's parts, and how many there are
 
 
 @functools.cache
@@ -36,6 +49,7 @@ def plan_call(
     kv_lora_rank: int,
     num_splits: int | None = None,
     tiles: Tiles | None = None,
+    walks: bool | None = None,
 ) -> Plan:
     """The plan of a call with these tensors.
 
@@ -47,7 +61,7 @@ def plan_call(
     if max_len > MAX_TOKENS:
         raise ValueError(f"block_table has room for {max_len} tokens a sequence; expected at most {MAX_TOKENS}")
     shape = Shape(batch, s_q, num_heads, kv_lora_rank, width - kv_lora_rank, DTYPES[kv_cache.dtype], max_len)
-    return make_plan(shape, describe_gpu(q.device), num_splits, tiles)
+    return make_plan(shape, describe_gpu(q.device), num_splits, tiles, walks)
 
 
 def attend_arguments(
@@ -55,7 +69,7 @@ def attend_arguments(
     kv_cache: Tensor,
     block_table: Tensor,
     seq_lens: Tensor,
-    results: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    results: Results,
     *,
     kv_lora_rank: int,
     sm_scale: float,
@@ -63,8 +77,7 @@ def attend_arguments(
     plan: Plan,
 ) -> dict[str, Any]:
     """The arguments of ``attend`` by name, the compiler's options included; ``offline`` compiles it for the same."""
-    _, s_q, num_heads, width = q.shape
-    out, lse, partial, partial_lse = results
+    batch, s_q, num_heads, width = q.shape
     stride_qb, stride_qs, stride_qh, stride_qd = q.stride()
     stride_kp, stride_kn, stride_kd = kv_cache.stride()
     stride_tb, stride_tp = block_table.stride()
@@ -75,13 +88,15 @@ def attend_arguments(
         "p_kv": kv_cache,
         "p_table": block_table,
         "p_lens": seq_lens,
-        "p_out": out,
-        "p_lse": lse,
-        "p_partial": partial,
-        "p_partial_lse": partial_lse,
+        "p_out": results.out,
+        "p_lse": results.lse,
+        "p_partial": results.partial,
+        "p_partial_lse": results.partial_lse,
+        "p_parts": results.parts,
         "scale": sm_scale * math.log2(math.e),
-        "num_splits": plan.num_splits,
-        "min_split": plan.min_split,
+        "batch": batch,
+        "num_parts": plan.num_parts,
+        "min_tiles": plan.min_tiles,
         "stride_qb": stride_qb,
         "stride_qs": stride_qs,
         "stride_qh": stride_qh,
@@ -98,6 +113,8 @@ def attend_arguments(
         "ROPE": width - kv_lora_rank,
         "PAGE_SIZE": kv_cache.shape[1],
         "CAUSAL": causal,
+        "EVEN": plan.even,
+        "CONVERT": plan.converts_fp8,
         "UPCAST": INTERPRETED,
         "NUM_CHUNKS": tiles.num_chunks,
         "BLOCK_H": tiles.block_h,
@@ -108,6 +125,85 @@ def attend_arguments(
         "num_stages": tiles.num_stages,
         **options,
     }
+
+
+def why_no_gluon(device: torch.device) -> str | None:
+    """Why Gluon's kernels run on no tensor of a device; None if they can."""
+    arch = describe_gpu(device).arch if device.type == "cuda" else device.type
+    if arch != "sm_90":
+        return f"backend 'gluon' needs a GPU of sm_90; q is on {arch}"
+    if tuple(int(number) for number in triton.__version__.split(".")[:2]) < (3, 6):
+        return f"backend 'gluon' needs Triton 3.6 or later; this is {triton.__version__}"
+    return None
+
+
+def workspace_bytes(
+    q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int, num_splits: int | None = None
+) -> int:
+    """Bytes of partial results, of their log-sum-exps, and of where each sequence's lie; 0 without parts."""
+    return bytes_of_parts(plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits), q, kv_lora_rank)
+
+
+def bytes_of_parts(plan: Plan, q: Tensor, kv_lora_rank: int) -> int:
+    """``workspace_bytes`` of a plan."""
+    batch, s_q, num_heads, _ = q.shape
+    return 0 if plan.num_parts == 1 else 4 * plan.num_partials * s_q * num_heads * (kv_lora_rank + 1) + 8 * batch
+
+
+def run(
+    stage_1: Callable[[Results], object],
+    q: Tensor,
+    kv_lora_rank: int,
+    plan: Plan,
+    out: Tensor | None,
+    lse: Tensor | None,
+    workspace: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Make the buffers that are not given, launch stage 1 on them, and stage 2 if there can be parts.
+
+    Raises:
+        ValueError: the workspace is too small.
+    """
+    batch, s_q, num_heads, _ = q.shape
+    num_rows = num_heads * s_q
+    needed = bytes_of_parts(plan, q, kv_lora_rank)
+    if workspace is not None and workspace.numel() < needed:
+        raise ValueError(f"workspace has {workspace.numel()} bytes; expected at least {needed}")
+    if out is None:
+        out = q.new_empty(batch, s_q, num_heads, kv_lora_rank)
+    if lse is None:
+        lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
+    if batch == 0:
+        return out, lse
+    # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
+    results = Results(out.float() if INTERPRETED else out, lse, None, None, None)
+    if needed:
+        if workspace is None:
+            workspace = q.new_empty(needed, dtype=torch.uint8)
+        sizes = [plan.num_partials * num_rows * kv_lora_rank, plan.num_partials * num_rows, 2 * batch]
+        partial, partial_lse, parts = workspace[:needed].view(torch.float32).split(sizes)
+        results = results._replace(partial=partial, partial_lse=partial_lse, parts=parts.view(torch.int32))
+    with torch.cuda.device(q.device) if q.device.type == "cuda" else contextlib.nullcontext():
+        stage_1(results)
+        if needed:
+            tile = plan.merge_tile
+            merge[batch * cdiv(num_rows, tile.block_h), cdiv(kv_lora_rank, tile.block_c)](
+                p_partial=results.partial,
+                p_partial_lse=results.partial_lse,
+                p_parts=results.parts,
+                p_out=results.out,
+                p_lse=results.lse,
+                NUM_HEADS=num_heads,
+                S_Q=s_q,
+                RANK=kv_lora_rank,
+                BLOCK_H=tile.block_h,
+                BLOCK_P=tile.block_p,
+                BLOCK_C=tile.block_c,
+                num_warps=tile.num_warps,
+            )
+    if results.out is not out:
+        out.copy_(results.out)
+    return out, lse
 
 
 def decode(
@@ -121,45 +217,22 @@ def decode(
     causal: bool = True,
     num_splits: int | None = None,
     tiles: Tiles | None = None,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+    workspace: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``mla_decode`` by Triton, on arguments that have been checked; with ``tiles`` given, those are used.
 
     Raises:
-        ValueError: no tile fits, or the table has room for more tokens than can be counted.
+        ValueError: no tile fits, the table has room for more tokens than can be counted, or the workspace is too small.
     """
     plan = plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, tiles)
-    batch, s_q, num_heads, _ = q.shape
-    num_rows = num_heads * s_q
-    # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
-    out = q.new_empty(batch, s_q, num_heads, kv_lora_rank, dtype=torch.float32 if INTERPRETED else q.dtype)
-    lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
-    if batch == 0:
-        return out.to(q.dtype), lse
-    partial = partial_lse = None
-    if plan.num_splits > 1:
-        partial = q.new_empty(batch, plan.num_splits, num_rows, kv_lora_rank, dtype=torch.float32)
-        partial_lse = q.new_empty(batch, plan.num_splits, num_rows, dtype=torch.float32)
 
-    arguments = attend_arguments(
-        q, kv_cache, block_table, seq_lens, (out, lse, partial, partial_lse),
-        kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal, plan=plan,
-    )  # fmt: skip
-    attend[batch * plan.num_blocks, plan.num_splits](**arguments)
-    if plan.num_splits > 1:
-        merge[(batch * num_rows,)](
-            p_partial=partial,
-            p_partial_lse=partial_lse,
-            p_lens=seq_lens,
-            p_out=out,
-            p_lse=lse,
-            num_splits=plan.num_splits,
-            min_split=plan.min_split,
-            stride_len=seq_lens.stride(0),
-            NUM_HEADS=num_heads,
-            S_Q=s_q,
-            RANK=kv_lora_rank,
-            BLOCK_N=plan.tiles.block_n,
-            BLOCK_C=next_power_of_2(kv_lora_rank),
-            num_warps=4,
-        )
-    return out.to(q.dtype), lse
+    def stage_1(results: Results) -> None:
+        arguments = attend_arguments(
+            q, kv_cache, block_table, seq_lens, results,
+            kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal, plan=plan,
+        )  # fmt: skip
+        attend[(plan.num_programs,)](**arguments)
+
+    return run(stage_1, q, kv_lora_rank, plan, out, lse, workspace)

@@ -1,7 +1,7 @@
 """Compiles ``attend`` for GPUs that are not there, and reads what the compiler made of it.
 
 Triton's wheel brings NVIDIA's assembler and disassembler, so this runs on any Linux machine. What comes out says
-whether a kernel fits, not how fast it is.
+whether a kernel fits, and what it can have on its way from memory; ``forecast`` makes a prediction of it.
 
 ``python -m mla_edu.kernels.offline`` reads a list of requests in JSON, and writes a list of reports.
 """
@@ -11,16 +11,17 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from mla_edu.kernels.tiles import BYTES, GPU, REGISTERS, SHARED_LIMIT, Plan, Shape, Tiles, make_plan
+from mla_edu.cost import fp8_row_bytes
+from mla_edu.kernels.machine_code import Ahead, matrix_flops, read_ahead, read_cubin, read_loop
+from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
+from mla_edu.kernels.tiles import BYTES, REGISTERS, SHARED_LIMIT, Tiles, cdiv
 
 ARCHITECTURES = tuple(SHARED_LIMIT)
 # Of one multiprocessor: shared memory in bytes and warps (CUDA C++ Programming Guide, "Technical Specifications per
@@ -52,7 +53,7 @@ class Request:
     tiles: Tiles | None = None  # None for those of ``choose_tiles``
 
     def plan(self) -> Plan:
-        """The plan that the GPU of this architecture would follow, with splits.
+        """The plan that the GPU of this architecture would follow, in parts.
 
         Raises:
             ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
@@ -66,7 +67,7 @@ class Request:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         sizes = (self.s_q, self.num_heads, self.kv_lora_rank, self.qk_rope_head_dim)
         shape = Shape(BATCH, *sizes, self.dtype, PAGES * self.page_size)
-        return make_plan(shape, GPU(self.arch, SHARED_LIMIT[self.arch], 1), num_splits=3, tiles=self.tiles)
+        return make_plan(shape, GPU(self.arch, SHARED_LIMIT[self.arch], 100), tiles=self.tiles)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={"ser_json_bytes": "base64", "val_json_bytes": "base64"})
@@ -87,6 +88,53 @@ class KernelReport:
     programs: int  # that fit on a multiprocessor at a time
     occupancy: float  # share of a multiprocessor's warps that those are
     cubin: bytes = field(repr=False)  # the machine code
+    kv_lora_rank: int = 512
+    qk_rope_head_dim: int = 64
+    assembler: str | None = None  # version of the ptxas that made it
+    # Of the loop over the tiles; None on AMD's:
+    loop_instructions: int | None = None  # of one warp
+    executed_flops: int | None = None  # of a program's matrix units for one tile; None where the code does not say
+    ahead: Ahead | None = None  # loads that are on their way while a program multiplies
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of the cache, that a program loads at a time."""
+        width = self.kv_lora_rank + self.qk_rope_head_dim
+        is_fp8 = self.dtype == "fp8_mla"
+        row = fp8_row_bytes(self.kv_lora_rank, self.qk_rope_head_dim) if is_fp8 else width * BYTES[self.dtype]
+        return self.tiles.block_n * row
+
+    @property
+    def row_blocks(self) -> int:
+        """Programs that read the same tile, each for rows of its own."""
+        return cdiv(self.num_heads * self.s_q, self.tiles.block_h)
+
+    @property
+    def useful_flops(self) -> float:
+        """What a program must compute of one tile: scores and weighted sum, of the rows that there are."""
+        rows = self.num_heads * self.s_q / self.row_blocks
+        return 2 * rows * self.tiles.block_n * (2 * self.kv_lora_rank + self.qk_rope_head_dim)
+
+    @property
+    def useful_share(self) -> float | None:
+        """Of what the matrix units do; the rest is done twice, or for rows that there are not."""
+        return self.useful_flops / self.executed_flops if self.executed_flops else None
+
+    @property
+    def instructions_per_token(self) -> float | None:
+        """Of all warps of a program."""
+        return self.loop_instructions and self.loop_instructions * self.tiles.num_warps / self.tiles.block_n
+
+    @property
+    def bytes_in_flight(self) -> int | None:
+        """On their way to one multiprocessor at least, while one of its programs multiplies.
+
+        Its own that it asked for ahead, and of each other program those, or the tile that it waits for.
+        """
+        if self.ahead is None:
+            return None
+        own = min(self.ahead.num_bytes, self.ahead.num_bytes / max(self.ahead.loaded_bytes, 1) * self.tile_bytes)
+        return round(own + (self.programs - 1) * max(own, self.tile_bytes))
 
 
 REQUESTS, REPORTS = pydantic.TypeAdapter(list[Request]), pydantic.TypeAdapter(list[KernelReport])
@@ -136,7 +184,7 @@ def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
     command = [sys.executable, "-m", __name__]
     child = subprocess.run(command, input=REQUESTS.dump_json(list(requests)), env=environment, capture_output=True)
     if child.returncode:
-        raise RuntimeError(f"compiling failed:\n{child.stderr.decode()[-2000:]}")
+        raise RuntimeError(f"compiling failed:\n{child.stderr.decode()[-5000:]}")
     return REPORTS.validate_json(child.stdout)
 
 
@@ -146,9 +194,9 @@ def _compile(request: Request) -> KernelReport:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mla_edu.cost import fp8_row_bytes
+    from mla_edu.kernels.assembler import assembler
     from mla_edu.kernels.kernel import attend
-    from mla_edu.kernels.launch import DTYPES, attend_arguments
+    from mla_edu.kernels.launch import DTYPES, Results, attend_arguments
 
     plan, rank, rope = request.plan(), request.kv_lora_rank, request.qk_rope_head_dim
     stored = {name: each for each, name in DTYPES.items()}[request.dtype]
@@ -163,7 +211,7 @@ def _compile(request: Request) -> KernelReport:
     table, lens = empty(BATCH, PAGES, dtype=torch.int32), empty(BATCH, dtype=torch.int32)
     floats = empty(BATCH, dtype=torch.float32)
     arguments = attend_arguments(
-        q, kv_cache, table, lens, (q, floats, floats, floats),
+        q, kv_cache, table, lens, Results(q, floats, floats, floats, lens),
         kv_lora_rank=rank, sm_scale=0.1, causal=True, plan=plan,
     )  # fmt: skip
     options = {name: value for name, value in arguments.items() if name not in attend.arg_names}
@@ -182,6 +230,15 @@ def _compile(request: Request) -> KernelReport:
         binary = compiled.asm["hsaco"]
         registers, spilled, instructions = _read_amdgcn(compiled.asm["amdgcn"])
         per_warp, num_registers = registers, 4 * 512  # four units with 512 registers for every lane
+    loop: dict[str, Any] = {}
+    if arch.startswith("sm_"):
+        lines = read_loop(binary)
+        loop = {
+            "assembler": assembler(arch).version,
+            "loop_instructions": len(lines),
+            "executed_flops": matrix_flops(lines, plan.tiles.num_warps),
+            "ahead": read_ahead(lines, 32 * plan.tiles.num_warps),
+        }
     memory, warps = MULTIPROCESSOR[arch]
     programs = min(
         num_registers // (per_warp * plan.tiles.num_warps),
@@ -204,6 +261,9 @@ def _compile(request: Request) -> KernelReport:
         programs=programs,
         occupancy=programs * plan.tiles.num_warps / warps,
         cubin=binary,
+        kv_lora_rank=rank,
+        qk_rope_head_dim=rope,
+        **loop,
     )
 
 
@@ -216,63 +276,20 @@ def _specialize(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str],
     signature: dict[str, str] = {}
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
-    for index, name in enumerate(kernel.arg_names):
+    for index, (name, parameter) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):
         value = arguments[name]
         divisible = False
-        if name.isupper() or (isinstance(value, int) and value == 1):
+        if name.isupper() or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
             signature[name], constants[(index,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[name] = pointers[value.dtype]
             divisible = value.storage_offset() * value.element_size() % 16 == 0
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32"
-            divisible = isinstance(value, int) and value % 16 == 0
+            divisible = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
         if divisible:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
-
-
-def read_cubin(cubin: bytes) -> tuple[int, int, dict[str, int]]:
-    """Of NVIDIA's machine code: registers and spilled bytes per thread, and how many instructions multiply matrices."""
-    usage, text = _ask_tool("cuobjdump", "-res-usage", cubin), _ask_tool("nvdisasm", "-c", cubin)
-    numbers = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], dict(Counter(re.findall(r"\b[A-Z]+MMA\b", text)))
-
-
-def read_loop(cubin: bytes) -> list[str]:
-    """Of NVIDIA's machine code: the instructions of the longest loop in order, which is the one over the tiles.
-
-    A loop is what stands between a label and a jump back to it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    labels: dict[str, int] = {}
-    instructions: list[str] = []
-    longest: list[str] = []
-    for line in _ask_tool("nvdisasm", "-c", cubin).splitlines():
-        if label := re.match(r"(\.L_x_\d+):", line):
-            labels[label[1]] = len(instructions)
-        elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(.*?)\s*;", line):
-            instructions.append(found[1])
-            jump = re.match(r"BRA.*\((\.L_x_\d+)\)", found[1])
-            start = labels.get(jump[1]) if jump else None
-            if start is not None and len(instructions) - start > len(longest):
-                longest = instructions[start:]
-    if not longest:
-        raise ValueError(f"cubin has {len(instructions)} instructions and no jump back; expected a loop")
-    return longest
-
-
-def _ask_tool(name: str, option: str, cubin: bytes) -> str:
-    """What one of NVIDIA's tools, which Triton's wheel brings, says of machine code."""
-    import triton
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _read_amdgcn(text: str) -> tuple[int, int, dict[str, int]]:

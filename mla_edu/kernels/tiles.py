@@ -1,4 +1,4 @@
-"""The plan of a decode step: which tile the GPU can hold, and into how many splits a batch is cut.
+"""Which tile of a decode step a GPU can hold.
 
 Imports neither torch nor triton. The candidates are those that compile without spilling registers; the shared memory
 that each takes follows from its sizes. ``mla_edu.kernels.offline`` compiles them, and a test holds the formula and the
@@ -36,12 +36,13 @@ class Tiles:
     num_chunks: int = 1  # the latent whole, or in four
 
 
+AHEAD = (Tiles(32, 64, 8, 5), Tiles(16, 64, 8, 5))  # with a second tile on its way while one is multiplied
 # By the kind of matrix unit, in order of preference for each block_h: wgmma multiplies 64 rows at least, mma.sync 16.
 WHOLE = {
     "fma": [],
     "mma": [Tiles(32, 64, 8, 2), Tiles(32, 32, 8, 2), Tiles(16, 64, 8, 2), Tiles(16, 32, 4, 2)],
-    "wgmma": [Tiles(64, 64, 8, 2), Tiles(64, 32, 8, 2), Tiles(32, 64, 8, 2), Tiles(16, 64, 8, 2)],
-    "tcgen05": [Tiles(64, 32, 8, 2), Tiles(32, 64, 8, 2), Tiles(16, 64, 8, 2)],
+    "wgmma": [Tiles(64, 64, 8, 2), Tiles(64, 32, 8, 2), *AHEAD, Tiles(32, 64, 8, 2), Tiles(16, 64, 8, 2)],
+    "tcgen05": [Tiles(64, 32, 8, 2), *AHEAD, Tiles(32, 64, 8, 2), Tiles(16, 64, 8, 2)],
     "mfma": [Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1)],
 }
 CHUNKED = {
@@ -83,6 +84,11 @@ def matrix_unit(arch: str) -> str:
     raise ValueError(f"arch is {arch!r}; expected {', '.join(SHARED_LIMIT)}")
 
 
+def converts_fp8(arch: str) -> bool:
+    """Whether an architecture has an instruction that makes e4m3 a number of fp16: NVIDIA's from sm_89 on."""
+    return arch.startswith("sm_") and int(arch[3:]) >= 89
+
+
 def next_power_of_2(width: int) -> int:
     """The smallest power of two that holds ``width``, and at least 16, which is what a matrix unit takes."""
     return max(16, 1 << (width - 1).bit_length())
@@ -116,7 +122,9 @@ def shared_bytes(tiles: Tiles, unit: str, kv_lora_rank: int, qk_rope_head_dim: i
     if unit in ("wgmma", "tcgen05") and tiles.block_h >= 64:  # both operands in shared memory, all stages at once
         again = tiles.block_n * latent * size if unit == "tcgen05" else 0  # values in an order of their own
         return queries + tiles.num_stages * (tile + again) + 1024
-    return queries + max(tiles.num_stages - 1, 1) * tile + weights
+    # A tile is found through its page's number, which is loaded too: Triton shares the stages out between both.
+    pages = 1024 if tiles.num_stages > 2 else 0
+    return queries + max((tiles.num_stages - 1) // 2, 1) * tile + weights + pages
 
 
 def programs_per_multiprocessor(
@@ -181,98 +189,3 @@ def choose_tiles(
     heights = sorted({tiles.block_h for tiles in fitting})
     block_h = next((height for height in heights if height >= num_rows), heights[-1])
     return next(tiles for tiles in fitting if tiles.block_h == block_h)
-
-
-MIN_SPLIT = 128  # tokens that are worth a partial result of their own
-
-
-@functools.lru_cache(maxsize=1024)
-def choose_num_splits(num_programs: int, max_len: int, num_slots: int) -> int:
-    """Splits per sequence, from what the host knows: no length is read back.
-
-    Programs run in rounds of ``num_slots``, and a last round that is not full leaves slots idle: more splits fill it
-    better, and each costs a partial result. So the fewest are taken that keep at least nine tenths of the slots as
-    busy as any number would, of at most one split for every 128 tokens of the longest sequence that the block table
-    can hold.
-
-    Args:
-        num_programs: sequences times blocks of rows.
-        max_len: tokens that a row of the block table can hold.
-        num_slots: programs that the GPU runs at a time.
-    """
-
-    def busy(splits: int) -> float:
-        rounds = cdiv(splits * num_programs, num_slots)
-        return splits * num_programs / (rounds * num_slots)
-
-    most = max(1, min(cdiv(max_len, MIN_SPLIT), cdiv(num_slots, num_programs)))
-    shares = [busy(splits) for splits in range(1, most + 1)]
-    return next(splits for splits, share in enumerate(shares, 1) if share >= 0.9 * max(shares))
-
-
-@dataclass(frozen=True)
-class GPU:
-    """What of a GPU decides how the kernels are launched."""
-
-    arch: str
-    shared_limit: int  # bytes of shared memory that one block may have
-    multiprocessors: int
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a decode step, as far as the host knows them."""
-
-    batch: int
-    s_q: int
-    num_heads: int
-    kv_lora_rank: int
-    qk_rope_head_dim: int
-    dtype: str  # of the cache
-    max_len: int  # tokens that a row of the block table can hold
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a decode step is launched."""
-
-    tiles: Tiles
-    block_c: int  # columns of a chunk of the latent, and of the rotary part, filled up with zeros
-    block_r: int
-    num_blocks: int  # of rows, for each sequence
-    programs: int  # that are to run on a multiprocessor at a time
-    num_splits: int  # of each sequence
-    min_split: int  # tokens
-
-    @property
-    def max_registers(self) -> int | None:
-        """How many the compiler may give a thread, that as many programs fit; None leaves it to the compiler."""
-        return None if self.programs == 1 else REGISTERS // (self.programs * 32 * self.tiles.num_warps)
-
-
-@functools.lru_cache(maxsize=1024)
-def make_plan(shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tiles | None = None) -> Plan:
-    """The plan for one shape on one GPU.
-
-    Args:
-        shape: of the decode step.
-        gpu: that runs it.
-        num_splits: pieces that a sequence is cut into; None chooses by batch, table and GPU.
-        tiles: None for those of ``choose_tiles``.
-
-    Raises:
-        ValueError: nothing fits.
-    """
-    widths = {"kv_lora_rank": shape.kv_lora_rank, "qk_rope_head_dim": shape.qk_rope_head_dim}
-    num_rows = shape.num_heads * shape.s_q
-    if tiles is None:
-        tiles = choose_tiles(gpu.arch, num_rows=num_rows, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
-    num_blocks = cdiv(num_rows, tiles.block_h)
-    programs = programs_per_multiprocessor(
-        tiles, matrix_unit(gpu.arch), dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths
-    )
-    min_split = tiles.block_n
-    if num_splits is None:
-        num_splits = choose_num_splits(max(1, shape.batch * num_blocks), shape.max_len, programs * gpu.multiprocessors)
-        min_split = MIN_SPLIT
-    return Plan(tiles, *block_widths(tiles, **widths), num_blocks, programs, num_splits, min_split)

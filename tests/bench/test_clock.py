@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -120,6 +121,18 @@ def test_a_gpu_is_timed_by_events_around_the_call_alone(monkeypatch):
     assert happened == [*timed, "synchronized"]
 
 
+def test_each_sum_reads_every_number_once():
+    for call in clock.read_calls(2**18, CPU):
+        assert call().sum() == 2**18 / 4
+    assert [call().shape for call in clock.read_calls(2**18, CPU)] == [(), (4,), (4,)]
+
+
+def test_the_fastest_sum_is_the_yardstick(monkeypatch):
+    times = iter([8.0, 2.0, 4.0])
+    monkeypatch.setattr(Clock, "time", lambda *a: clock.Timing(next(times), 0.1))
+    assert clock.read_bytes_per_s(2**20, Clock(CPU)) == 2**20 / 2e-6
+
+
 class FakeGraphs:
     """CUDA graphs as far as Python sees them: what happens, and which stream is the current one."""
 
@@ -162,6 +175,22 @@ def test_each_call_runs_once_then_is_captured_and_only_replayed_from_then_on(mon
     assert runs == [0, 1, 2, 0, 1, 2] and graphs.happened == ["capture"] * 3
     assert [call() for call in recorded] == ["answer 0", "answer 1", "answer 2"]
     assert len(runs) == 6 and graphs.happened[3:] == ["replay 0", "replay 1", "replay 2"]
+
+
+def test_what_a_recorded_call_reads_lives_as_long_as_it(monkeypatch):
+    FakeGraphs(monkeypatch)
+
+    class Prepared:
+        def __call__(self):
+            return None
+
+    prepared = Prepared()
+    alive = weakref.ref(prepared)
+    recorded = clock.record([prepared], torch.device("cuda"))
+    del prepared
+    assert alive() is not None
+    del recorded
+    assert alive() is None
 
 
 def test_a_capture_that_fails_gives_the_stream_back(monkeypatch):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mla_edu import cli
 from mla_edu.bench import kernel, layer
-from mla_edu.bench.grid import GRID, LAYER_GRID, LAYER_TOY, TOY, LayerCase, cases
+from mla_edu.bench.grid import LAYER_GRID, LAYER_TOY, TOY, WHOLE, LayerCase, cases
 from mla_edu.bench.peers import PEERS
 from mla_edu.bench.results import LayerResults, read_results
 
@@ -65,26 +65,42 @@ def asked_layer(monkeypatch, make_layer_results):
 def test_whole_grid_is_measured_and_written(asked, tmp_path):
     result = command("kernel", "--results", str(tmp_path), "--seconds", "77")
     assert result.exit_code == 0, result.output
-    assert asked.cases == list(cases(GRID)) and asked.options == {"toy": False, "seconds": 77}
-    assert len(read_results(tmp_path / "kernel-test-gpu.json").measurements) == 320
+    assert asked.cases == [each for axes in WHOLE for each in cases(axes)]
+    assert asked.options == {"toy": False, "seconds": 77}
+    assert len(read_results(tmp_path / "kernel-test-gpu.json").measurements) == 384
 
 
-def test_a_part_is_measured_and_leaves_the_file_alone(asked, tmp_path):
+def test_a_part_is_measured_and_joined_to_the_others(asked, tmp_path):
     result = command("kernel", "heads=16,128", "context=3k", "dtype=fp8_mla", "--results", str(tmp_path))
     assert result.exit_code == 0, result.output
-    assert {(each.heads, each.context, each.dtype) for each in asked.cases} == {
-        (16, 3072, "fp8_mla"),
-        (128, 3072, "fp8_mla"),
+    assert {(each.heads, each.context, each.dtype, each.lengths) for each in asked.cases} == {
+        (16, 3072, "fp8_mla", "equal"),
+        (128, 3072, "fp8_mla", "equal"),
     }
     assert len(asked.cases) == 2 * 2 * 4
-    assert not list(tmp_path.iterdir())
+    assert asked.options == {"toy": False, "seconds": None, "folder": tmp_path}
+    assert len(read_results(tmp_path / "kernel-test-gpu.json").measurements) == 16
+
+
+def test_a_part_can_be_ragged_batches_and_some_of_the_kernels(asked):
+    part = ["s_q=1", "dtype=bf16", "heads=16", "batch=7,33", "context=4k", "lengths=equal,uniform,one-long"]
+    assert command("kernel", *part, "kernels=eager,ours").exit_code == 0
+    assert [(each.batch, each.lengths) for each in asked.cases] == [
+        (batch, lengths) for batch in (7, 33) for lengths in ("equal", "uniform", "one-long")
+    ]
+    assert asked.options == {"toy": False, "seconds": None, "names": ["ours", "eager"], "folder": None}
+
+
+def test_the_whole_grid_can_be_measured_with_one_kernel(asked):
+    assert command("kernel", "kernels=ours").exit_code == 0
+    assert len(asked.cases) == 384 and asked.options["names"] == ["ours"]
 
 
 @pytest.mark.parametrize("answer", ["wrong: out is off by 3", "failed: RuntimeError: CUDA error"])
 def test_wrong_answers_fail_the_command_after_all_is_written(asked, tmp_path, answer):
     asked.answer = answer
     result = command("kernel", "--results", str(tmp_path))
-    assert result.exit_code == 2 and "ours is wrong or fails in 320 cases, first heads 16" in result.stderr
+    assert result.exit_code == 2 and "ours is wrong or fails in 384 cases, first heads 16" in result.stderr
     assert answer in result.stderr and result.stderr.count("\n") == 1
     assert {each.why_not for each in read_results(tmp_path / "kernel-test-gpu.json").measurements} == {answer}
 
@@ -139,6 +155,13 @@ def test_layers_that_disagree_fail_the_command(asked_layer):
         (["kernel", "heads=16,"], "heads is ''; expected a positive number"),
         (["kernel", "dtype=fp4"], "dtype is 'fp4'; expected bf16, fp16 or fp8_mla"),
         (["kernel", "dtype=fp8"], "dtype is 'fp8'; expected bf16, fp16 or fp8_mla"),
+        (["kernel", "lengths=odd"], "lengths is 'odd'; expected equal, uniform or one-long"),
+        (["kernel", "kernels=ours,theirs"], "kernels is 'theirs'; expected some of ours, ours-gluon, flashinfer-fa3,"),
+        (["kernel", "kernels="], "kernels is ''; expected some of ours"),
+        (
+            ["kernel", "lengths=one-long", "context=100"],
+            "context 100; expected at least 2 sequences and a multiple of 64",
+        ),
         (["kernel", "--results", "/no/such"], "--results is /no/such; expected a folder that exists"),
         (["kernel", "--seconds", "nan"], "--seconds is nan; expected a number of at least 0"),
         (["kernel", "--seconds", "-1"], "--seconds is -1.0; expected a number of at least 0"),
@@ -180,7 +203,9 @@ def test_a_toy_goes_all_the_way_with_the_real_kernels(tmp_path):
     results = read_results(tmp_path / "toy-kernel-cpu.json")
     assert list(results.kernels) == list(PEERS)
     assert set(results.times("ours")) == set(cases(TOY))
-    assert set(results.times("eager")) == {case for case in cases(TOY) if case.dtype != "fp8_mla"}
+    assert set(results.times("eager")) == {
+        case for case in cases(TOY) if case.dtype != "fp8_mla" and case.lengths == "equal"
+    }
     assert all(each.error < 0.01 for each in results.times("ours").values())
     assert results.toy and {"torch", "triton", "python", "mla-edu"} <= results.versions.keys()
     for name in ("flashinfer-fa3", "flashinfer-fa2"):

@@ -9,8 +9,9 @@ import torch
 from mla_edu.bench import kernel as bench
 from mla_edu.bench import run as loop
 from mla_edu.bench.clock import Clock, Timing
+from mla_edu.bench.grid import Case
 from mla_edu.bench.libraries import Unsupported
-from mla_edu.bench.peers import Peer, Prepared
+from mla_edu.bench.peer import Peer, Prepared
 from mla_edu.bench.results import Limits
 from mla_edu.kernels import reference
 from mla_edu.kernels.problems import check_answer
@@ -58,6 +59,21 @@ def test_problems_share_a_table_of_pages_and_nothing_else(case, dtype):
             assert (page[150 - 128 :] == 0xFF).all() and not (page[: 150 - 128] == 0xFF).all(dim=1).any()
         else:
             assert page[150 - 128 :].isnan().all() and page[: 150 - 128].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8_mla"])
+def test_ragged_sequences_own_their_tokens_and_all_else_is_nan(dtype):
+    ragged = Case(heads=3, s_q=1, context=150, batch=5, dtype=dtype, lengths="uniform")
+    (problem,) = bench.make_problems(ragged, CPU, 1)
+    assert problem.seq_lens.tolist() == list(ragged.sequences) and len(set(ragged.sequences)) == 5
+    owned = torch.zeros(problem.kv_cache.shape[:2], dtype=torch.bool)
+    for pages, length in zip(problem.block_table.tolist(), ragged.sequences, strict=True):
+        for token in range(length):
+            assert not owned[pages[token // 64], token % 64]
+            owned[pages[token // 64], token % 64] = True
+        assert all(page == len(owned) - 1 for page in pages[-(-length // 64) :])
+    nan = problem.kv_cache == 0xFF if dtype == "fp8_mla" else problem.kv_cache.isnan()
+    assert torch.equal(nan.all(dim=-1), ~owned) and not owned[-1].any()
 
 
 def test_full_pages_hold_no_nan(case):
@@ -143,6 +159,7 @@ def test_every_input_is_timed_and_often_enough_on_a_gpu(case, peers, monkeypatch
     asked = {}
     monkeypatch.setattr(bench, "LARGE", 10**6)
     monkeypatch.setattr(bench, "copy_bytes_per_s", lambda size, clock: asked.setdefault("copy", size) and 1e9)
+    monkeypatch.setattr(bench, "read_bytes_per_s", lambda size, clock: asked.setdefault("read", size) and 1e9)
     monkeypatch.setattr(bench, "matmul_flop_per_s", lambda *a: asked.setdefault("product", a) and 1e9)
     monkeypatch.setattr(bench, "floor_microseconds", lambda clock: 0)
 
@@ -154,16 +171,17 @@ def test_every_input_is_timed_and_often_enough_on_a_gpu(case, peers, monkeypatch
     peers(ours=right)
     results = bench.run([case(3, 150), case(3, 870)], CPU, toy=False)
     assert asked["timed"] == [(Clock(CPU, 5, 2**29), 3), (Clock(CPU, 5, 2**29), 2)]
-    assert asked["copy"] == 2**32 and asked["product"] == (8192, torch.bfloat16, Clock(CPU))
+    assert asked["copy"] == asked["read"] == 2**32 and asked["product"] == (8192, torch.bfloat16, Clock(CPU))
     assert [each.microseconds for each in results.measurements] == [5.0, 5.0] and not results.toy
 
 
 def test_the_better_of_two_measurements_of_the_machine_counts(case, peers, monkeypatch):
-    copies, products = iter([3e9, 2e9]), iter([5e9, 7e9])
+    copies, products, reads = iter([3e9, 2e9]), iter([5e9, 7e9]), iter([4e9, 6e9])
+    monkeypatch.setattr(bench, "read_bytes_per_s", lambda *a: next(reads))
     monkeypatch.setattr(bench, "copy_bytes_per_s", lambda *a: next(copies))
     monkeypatch.setattr(bench, "matmul_flop_per_s", lambda *a: next(products))
     peers(ours=right)
-    assert run_on(case(3, 70)).limits == Limits(copy_bytes_per_s=3e9, matmul_flop_per_s=7e9)
+    assert run_on(case(3, 70)).limits == Limits(copy_bytes_per_s=3e9, matmul_flop_per_s=7e9, read_bytes_per_s=6e9)
 
 
 def test_every_failure_has_its_reason_and_stops_no_other(case, peers):
@@ -191,6 +209,38 @@ def test_every_failure_has_its_reason_and_stops_no_other(case, peers):
         "full": "out of memory",
         "last": None,
     }
+
+
+def test_a_peer_that_fails_with_one_dtype_is_tried_with_another(case, peers):
+    def fails(each_case, problems):
+        if each_case.dtype == "fp8_mla":
+            raise RuntimeError("no such dtype")
+        return right(each_case, problems)
+
+    peers(ours=right, other=fails)
+    results = run_on(case(3, 70, dtype="fp8_mla"), case(3, 90), case(3, 90, dtype="fp8_mla"))
+    found = [each.why_not for each in results.measurements if each.kernel == "other"]
+    assert found == ["failed: RuntimeError: no such dtype", None, "failed on a smaller case"]
+
+
+def test_only_the_kernels_that_are_named_are_measured(case, peers):
+    peers(ours=right, other=right)
+    results = run_on(case(3, 70), names=["other"])
+    assert list(results.kernels) == ["other"] and {each.kernel for each in results.measurements} == {"other"}
+
+
+def test_parts_are_joined_in_one_file_of_one_machine(case, peers, tmp_path, monkeypatch):
+    peers(ours=right, other=right)
+    run_on(case(3, 70), names=["ours"], folder=tmp_path).write(tmp_path)
+    joined = run_on(case(3, 90), folder=tmp_path)
+    joined.write(tmp_path)
+    assert [(each.kernel, each.case.context) for each in joined.measurements] == [
+        ("ours", 70), ("ours", 90), ("other", 90),
+    ]  # fmt: skip
+    monkeypatch.setattr(bench, "versions", lambda: loop.versions() | {"triton": "0.1"})
+    monkeypatch.setattr(bench, "_limits", lambda *a: pytest.fail("the machine was measured"))
+    with pytest.raises(ValueError, match=r"triton is 0.1 and in the file of results .*; expected the same for all"):
+        run_on(case(3, 80), folder=tmp_path)
 
 
 def test_a_failed_peer_is_tried_again_on_smaller_cases_only_but_ours_on_all(case, peers):

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from mla_edu.bench.report import print_layer_report, print_report
+from mla_edu.bench.results import Limits
 
 
 def printed(results, verdicts=()):
@@ -28,15 +29,25 @@ def results(make_results, case):
         "sglang": {many: 5000.0, few: 900.0, large: "out of memory"},
         "eager": {many: 9000.0, few: "failed: RuntimeError: why", large: "failed: RuntimeError: why"},
     }
-    return make_results(times, {"flashinfer-fa3": "not installed: pip install flashinfer-python"})
+    limits = Limits(copy_bytes_per_s=1e12, matmul_flop_per_s=1e14, read_bytes_per_s=2e12)
+    return make_results(times, {"flashinfer-fa3": "not installed: pip install flashinfer-python"}, limits=limits)
 
 
 def test_each_case_has_a_line_with_rates_and_ratios(results):
     lines = [line.split() for line in printed(results).splitlines() if line.startswith("bf16")]
     assert lines == [
-        ["bf16", "16", "1", "4,096", "128", "1,000.0", "608", "61%", "18.3", "18%", "0.90x", "-"],
-        ["bf16", "128", "1", "4,096", "128", "2,000.0", "320", "32%", "73.0", "73%", "2.50x", "4.50x"],
+        ["bf16", "16", "1", "4,096", "128", "1,000.0", "608", "61%", "30%", "18.3", "18%", "0.90x", "-"],
+        ["bf16", "128", "1", "4,096", "128", "2,000.0", "320", "32%", "16%", "73.0", "73%", "2.50x", "4.50x"],
     ]
+
+
+def test_a_ragged_batch_is_told_from_an_equal_one_and_a_missing_sum_is_left_out(make_results, case):
+    equal = case(16, 4096, batch=32)
+    ragged = equal.model_copy(update={"lengths": "uniform"})
+    text = printed(make_results({"ours": {ragged: 900.0, equal: 1000.0}}))
+    lines = [line.split() for line in text.splitlines() if line.startswith("bf16")]
+    assert [line[3:5] for line in lines] == [["4,096", "32"], ["4,096", "uniform"]]
+    assert lines[0][8] == "-" and "copy 1,000 GB/s, product" in text
 
 
 def test_what_did_not_run_is_named_with_its_reason(results):

@@ -60,6 +60,26 @@ def test_rates_and_shares_follow_from_time(make_results, case):
     assert slow.fraction(found) == pytest.approx(0.9126805504)
 
 
+def test_memory_is_as_fast_as_its_faster_yardstick(make_results, case):
+    each = case(16, 4096, batch=128)
+    limits = Limits(copy_bytes_per_s=1e12, matmul_flop_per_s=1e14, read_bytes_per_s=2e12)
+    results = make_results({"ours": {each: 1000.0}}, limits=limits)
+    (found,) = results.times().values()
+    assert results.of_copy(found) == pytest.approx(0.608436224)
+    assert results.of_read(found) == pytest.approx(0.304218112)
+    assert results.fraction(found) == pytest.approx(0.304218112)
+    assert limits.rates.bytes_per_s == 2e12
+    assert make_results({"ours": {each: 1000.0}}).of_read(found) is None
+
+
+def test_of_each_yardstick_the_better_counts():
+    one = Limits(copy_bytes_per_s=3.0, matmul_flop_per_s=5.0, read_bytes_per_s=7.0)
+    other = Limits(copy_bytes_per_s=4.0, matmul_flop_per_s=2.0)
+    assert one.better(other) == other.better(one)
+    assert one.better(other) == Limits(copy_bytes_per_s=4.0, matmul_flop_per_s=5.0, read_bytes_per_s=7.0)
+    assert other.better(other) == other
+
+
 @pytest.mark.parametrize("fields", [{}, {"microseconds": 1.0, "error": 0.1, "why_not": "out of time"}])
 def test_measurement_has_a_time_or_a_reason(case, fields):
     with pytest.raises(ValueError, match="expected one"):

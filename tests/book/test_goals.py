@@ -5,7 +5,7 @@ import pytest
 from mla_edu.bench.results import Limits
 from mla_edu.book.goals import GOALS, judge
 
-BANDWIDTH, ARITHMETIC, SGLANG, SGLANG_128, FA3, LONG, FP8 = GOALS
+BANDWIDTH, ARITHMETIC, SGLANG, SGLANG_128, FA3, LONG, READ, RAGGED, FLASH_MLA, FP8 = GOALS
 
 
 def test_nothing_measured_is_no_goal_met(make_results, case):
@@ -90,3 +90,30 @@ def test_cases_that_take_long_enough_are_judged_apart(make_results, case):
     verdict = judge(SGLANG, results)
     assert (verdict.met, verdict.cases, verdict.large) == (1, 2, (1, 1))
     assert verdict.text.endswith("; from 50 µs on 1 of 1")
+
+
+def test_the_sum_is_a_yardstick_of_its_own(make_results, case):
+    each = case(16, 2**16, batch=4)
+    time = each.bytes / 0.8e12 * 1e6 * 0.999
+    limits = Limits(copy_bytes_per_s=1e12, matmul_flop_per_s=1e14, read_bytes_per_s=1.1e12)
+    results = make_results({"ours": {each: time}}, limits=limits)
+    assert (judge(BANDWIDTH, results).met, judge(READ, results).met, judge(READ, results).cases) == (1, 0, 1)
+    assert judge(READ, make_results({"ours": {each: time}})).cases == 0
+    ragged = each.model_copy(update={"lengths": "uniform"})
+    assert judge(READ, make_results({"ours": {ragged: time}}, limits=limits)).cases == 0
+
+
+def test_ragged_batches_are_held_to_the_rate_of_equal_ones(make_results, case):
+    equal = case(128, 4096, batch=32)
+    ragged = equal.model_copy(update={"lengths": "uniform"})
+    time = 100.0 * ragged.bytes / equal.bytes
+    results = make_results({"ours": {equal: 100.0, ragged: time / 0.91}})
+    verdict = judge(RAGGED, results)
+    assert (verdict.met, verdict.cases, verdict.worst) == (1, 1, (ragged, pytest.approx(0.91)))
+    assert judge(RAGGED, make_results({"ours": {equal: 100.0, ragged: time / 0.89}})).met == 0
+    assert judge(RAGGED, make_results({"ours": {ragged: time}})).cases == 0
+
+
+def test_flash_mla_is_one_of_the_peers(make_results, case):
+    results = make_results({"ours": {case(64, 4096): 10.0}, "flashmla": {case(64, 4096): 5.4}})
+    assert (judge(FLASH_MLA, results).met, judge(FLASH_MLA, results).worst[1]) == (0, pytest.approx(0.54))

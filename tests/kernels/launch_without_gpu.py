@@ -11,12 +11,12 @@ from triton.runtime.jit import JITFunction
 
 from mla_edu.kernels import launch
 from mla_edu.kernels.offline import read_cubin
+from mla_edu.kernels.plan import GPU
 from mla_edu.kernels.problems import random_problem
-from mla_edu.kernels.tiles import GPU
 
-# heads, new tokens, lengths, dtype
-CASES = [(16, 1, [1024], "bf16"), (128, 2, [70] * 140, "bf16"), (16, 1, [70] * 140, "fp8_mla")]
-CASES += [(128, 1, [1024], "fp8_mla")]
+# heads, new tokens, lengths, dtype, splits
+CASES = [(16, 1, [1024], "bf16", None), (128, 2, [70] * 140, "bf16", None), (16, 1, [70] * 140, "fp8_mla", None)]
+CASES += [(128, 1, [1024], "fp8_mla", None), (16, 2, [70], "bf16", 1), (16, 1, [70], "fp8_mla", 1)]
 
 
 class Driver:
@@ -43,9 +43,9 @@ def main():
     driver.set_active(Driver())
     launch.describe_gpu = lambda device: GPU("sm_90", 232_448, 132)
     found = []
-    for heads, s_q, lengths, dtype in CASES:
+    for heads, s_q, lengths, dtype, num_splits in CASES:
         problem = random_problem(lengths, num_heads=heads, s_q=s_q, dtype=dtype)
-        out, lse = launch.decode(*problem.tensors, **problem.options)
+        out, lse = launch.decode(*problem.tensors, **problem.options, num_splits=num_splits)
         found.append([launched[:], [str(out.dtype), list(out.shape), list(lse.shape)]])
         launched.clear()
     print(json.dumps(found))

@@ -95,7 +95,24 @@ def test_the_default_on_a_cpu_is_the_reference(monkeypatch):
         call(backend="triton")
 
 
-LENS, TABLE = PROBLEM.seq_lens, PROBLEM.block_table
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_reference_writes_into_buffers_too(dtype):
+    out, lse = torch.full((2, 1, 3, 32), float("nan"), dtype=dtype), torch.full((2, 3, 1), float("nan"), dtype=dtype)
+    changed = {"q": PROBLEM.q.to(dtype), "kv_cache": PROBLEM.kv_cache.to(dtype)}
+    answer = call(**changed, out=out, lse=lse, return_lse=True)
+    assert answer[0] is out and answer[1] is lse
+    assert all(torch.equal(a, b) for a, b in zip(answer, call(**changed, return_lse=True), strict=True))
+
+
+def test_gluon_says_what_it_needs():
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("about machines without a GPU")
+    with pytest.raises(ValueError, match="backend 'gluon' needs a GPU of sm_90; q is on cpu"):
+        call(backend="gluon")
+
+
+LENS, TABLE, OUT = PROBLEM.seq_lens, PROBLEM.block_table, torch.zeros(2, 1, 3, 32)
 
 
 def with_entry(value):
@@ -122,11 +139,11 @@ def with_entry(value):
         ({"kv_cache": PROBLEM.kv_cache.to("meta")}, ValueError, "kv_cache is on meta; expected cpu, as q"),
         ({"kv_cache": PROBLEM.kv_cache[:, :0]}, ValueError, "expected pages of at least one token"),
         ({"kv_cache": FP8.kv_cache}, TypeError, "q is torch.float32; expected torch.bfloat16 with an fp8 cache"),
-        ({"block_table": TABLE.long()}, TypeError, "block_table is torch.int64; expected torch.int32"),
+        ({"block_table": TABLE.short()}, TypeError, "block_table is torch.int16; expected torch.int32 or torch.int64"),
         ({"block_table": with_entry(8)}, ValueError, r"block_table\[1, 2\] is 8; expected 0 to 7"),
         ({"block_table": with_entry(-1)}, ValueError, r"block_table\[1, 2\] is -1; expected 0 to 7"),
         ({"seq_lens": LENS[:1]}, ValueError, "seq_lens has 1 sequences; expected 2, as q"),
-        ({"seq_lens": LENS.float()}, TypeError, "seq_lens is torch.float32; expected torch.int32"),
+        ({"seq_lens": LENS.float()}, TypeError, "seq_lens is torch.float32; expected torch.int32 or"),
         ({"seq_lens": LENS - 21}, ValueError, r"seq_lens\[0\] is -1; expected 0 to 80, what block_table can hold"),
         ({"seq_lens": LENS + 48}, ValueError, r"seq_lens\[1\] is 81; expected 0 to 80"),
         ({"kv_lora_rank": 41}, ValueError, "kv_lora_rank is 41; expected 1 to 40, the width of q"),
@@ -135,7 +152,22 @@ def with_entry(value):
         ({"sm_scale": "1"}, TypeError, "sm_scale is '1'; expected a number"),
         ({"num_splits": 0}, ValueError, "num_splits is 0; expected 1 to 65535"),
         ({"num_splits": 1.5}, TypeError, "num_splits is 1.5; expected an integer or None"),
-        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'triton', 'reference' or 'auto'"),
+        ({"backend": "cuda"}, ValueError, "backend is 'cuda'; expected 'triton', 'gluon', 'reference' or"),
+        ({"out": 3}, TypeError, "out is a int; expected a torch.Tensor or None"),
+        ({"out": OUT.half()}, TypeError, "out is torch.float16; expected torch.float32"),
+        ({"out": OUT[:1]}, ValueError, r"out has shape \[1, 1, 3, 32\]; expected \[2, 1, 3, 32\]"),
+        ({"out": OUT.to("meta")}, ValueError, "out is on meta; expected cpu, as q"),
+        ({"out": OUT.mT.contiguous().mT}, ValueError, "out has strides .*; expected it contiguous"),
+        ({"out": PROBLEM.kv_cache.flatten()[:192].view(2, 1, 3, 32)}, ValueError, "out shares memory with kv_cache"),
+        ({"out": OUT, "lse": OUT.flatten()[:6].view(2, 3, 1)}, ValueError, "lse shares memory with out"),
+        ({"lse": torch.zeros(2, 1, 3)}, ValueError, r"lse has shape \[2, 1, 3\]; expected \[2, 3, 1\]"),
+        ({"lse": torch.zeros(2, 3, 1).double()}, TypeError, "lse is torch.float64; expected torch.float32"),
+        ({"workspace": torch.zeros(99)}, TypeError, "workspace is torch.float32; expected torch.uint8"),
+        (
+            {"workspace": torch.zeros(9, 9, dtype=torch.uint8)},
+            ValueError,
+            r"workspace has shape \[9, 9\]; expected one",
+        ),
     ],
 )
 def test_bad_input_is_named_before_any_work(changed, kind, message, monkeypatch):

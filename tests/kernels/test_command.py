@@ -1,12 +1,27 @@
 """``mla-edu kernels``: the table of what the compiler made of the kernel."""
 
+import dataclasses
+
 import pytest
 from typer.testing import CliRunner
 
 from mla_edu import cli
-from mla_edu.kernels import offline
+from mla_edu.kernels import assembler, offline
+from mla_edu.kernels.machine_code import Ahead
 from mla_edu.kernels.offline import Request
 from mla_edu.kernels.tiles import Tiles
+
+
+def report(request):
+    """What a compiler might make of it."""
+    of_nvidia = {
+        "assembler": "12.8", "loop_instructions": 1000, "executed_flops": 10_000_000,
+        "ahead": Ahead(0.75, 50_000.0, 40_000, (1,)),
+    }  # fmt: skip
+    return offline.KernelReport(
+        request.arch, request.dtype, request.num_heads, request.s_q, request.page_size, Tiles(64, 32, 8, 2), 253, 0,
+        213_552, 512, {"HGMMA": 148}, 1, 0.125, b"", **(of_nvidia if request.arch.startswith("sm_") else {}),
+    )  # fmt: skip
 
 
 def run(*arguments):
@@ -20,14 +35,7 @@ def asked(monkeypatch):
 
     def reports(wanted):
         requests.extend(wanted)
-        tiles = Tiles(64, 32, 8, 2)
-        return [
-            offline.KernelReport(
-                each.arch, each.dtype, each.num_heads, each.s_q, 64, tiles, 253, 0, 213_552, 512, {"UTCHMMA": 148}, 1,
-                0.125, b"",
-            )
-            for each in wanted
-        ]  # fmt: skip
+        return [report(each) for each in wanted]
 
     monkeypatch.setattr(offline, "compile_reports", reports)
     return requests
@@ -38,13 +46,40 @@ def test_all_gpus_are_shown_within_80_columns(asked):
     assert result.exit_code == 0, result.output
     assert asked[0] == Request("sm_75", "fp16", 16, 1) and asked[-1] == Request("gfx942", "bf16", 128, 1)
     assert len(asked) == 16
-    rows = [line for line in result.stdout.splitlines() if line.startswith(("sm_", "gfx"))]
-    assert len(rows) == 16 and " ".join(rows[9].split()) == "sm_90 bf16 128 64 x 32 253 0 213,552 12% 148 UTCHMMA"
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines() if line.startswith(("sm_", "gfx"))]
+    assert len(rows) == 32 and rows[9] == "sm_90 bf16 128 64 x 32 253 0 213,552 12% 148 HGMMA"
+    assert rows[16 + 9] == "sm_90 bf16 128 1 46,080 1 75% 250 45%"
+    assert rows[16 + 15] == "gfx942 bf16 128 1 - - - - -"
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if "warning" not in line)
+
+
+def test_predictions_are_called_predictions_and_made_for_known_gpus(asked):
+    lines = run("sm_90", "sm_86", "--heads", "64").stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("predicted on"))
+    found = [line.split() for line in lines[start + 2 : start + 4]]
+    assert [row[0] for row in found] == ["h100", "h200"] and found[1][:4] == ["h200", "bf16", "64", "19,841"]
+    assert any("Predictions from these counts" in line and "nothing was timed" in line for line in lines[start:])
+    assert "predicted" not in run("sm_86").stdout
+
+
+@pytest.mark.parametrize(("version", "warned"), [("12.8", True), ("13.1", False)])
+def test_an_assembler_that_is_known_to_fail_is_named_with_what_helps(asked, monkeypatch, tmp_path, version, warned):
+    (tmp_path / "ptxas-blackwell").touch()
+    here = assembler.Assembler(str(tmp_path / "ptxas"), "12.8")
+    monkeypatch.setattr(assembler, "assembler", lambda arch: here)
+    monkeypatch.setattr(offline, "compile_reports", lambda wanted: [
+        dataclasses.replace(report(each), assembler=version) for each in wanted
+    ])  # fmt: skip
+    shown = run("sm_90").stdout
+    assert ("warning: ptxas 12.8 is known" in shown) == warned
+    assert (f"TRITON_PTXAS_PATH={tmp_path}/ptxas-blackwell" in shown) == warned
 
 
 def test_gpus_heads_tokens_and_dtype_are_handed_on(asked):
     assert run("sm_90", "sm_75", "--heads", "64", "--s-q", "2", "--dtype", "fp8_mla").exit_code == 0
     assert asked == [Request(arch, "fp8_mla", 64, 2) for arch in ("sm_90", "sm_75")]
+    assert run("sm_90", "--heads", "16", "--page-size", "16").exit_code == 0
+    assert asked[2:] == [Request("sm_90", "bf16", 16, 1, 16)]
 
 
 def test_an_unknown_gpu_is_one_line():

@@ -4,15 +4,17 @@ Interpreted where there is no GPU; on a GPU the same tests run there.
 """
 
 import dataclasses
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mla_edu.kernels import mla_decode
+from mla_edu.kernels import mla_decode, plan, workspace_bytes
 from mla_edu.kernels.problems import check_answer, random_problem
-from mla_edu.kernels.tiles import CHUNKED, FP8, FP32, GPU, WHOLE, Tiles
+from mla_edu.kernels.tiles import CHUNKED, FP8, FP32, WHOLE, Tiles
 
 launch = pytest.importorskip("mla_edu.kernels.launch")
 DEVICE = "cpu" if launch.INTERPRETED else "cuda"
@@ -131,16 +133,59 @@ def test_more_splits_than_tokens_change_nothing_but_rounding():
         check_answer(answer, problem.expected())
 
 
-def test_splits_cut_sequences_when_they_are_chosen_for_a_gpu(monkeypatch):
-    """What a GPU of 132 multiprocessors would do; short sequences of a long table are then written by stage 1."""
-    monkeypatch.setattr(launch, "describe_gpu", lambda device: GPU("sm_90", 232_448, 132))
-    shapes = []
-    new_empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda q, *s, **o: shapes.append(s) or new_empty(q, *s, **o))
-    problem = random_problem([700, 90], kv_lora_rank=64, qk_rope_head_dim=16, device=DEVICE)
-    answer = launch.decode(*problem.tensors, **problem.options)
-    assert shapes[2][1] > 4  # splits
-    check_answer(answer, problem.expected())
+@contextmanager
+def on_a_gpu_of(multiprocessors, min_share=16):
+    gpu = dataclasses.replace(launch.describe_gpu(torch.device(DEVICE)), multiprocessors=multiprocessors)
+    with patch.object(launch, "describe_gpu", lambda device: gpu), patch.object(plan, "MIN_SHARE", min_share):
+        plan.make_plan.cache_clear()
+        yield
+    plan.make_plan.cache_clear()
+
+
+@settings(max_examples=15)
+@given(
+    seq_lens=st.lists(st.integers(0, 150), min_size=1, max_size=7),
+    multiprocessors=st.integers(1, 12),
+    s_q=st.integers(1, 3),
+    page_size=st.sampled_from([1, 16, 48, 64]),
+    dtype=st.sampled_from(["fp16", "fp32"]),
+)
+def test_even_shares_of_any_batch_meet_the_specification(multiprocessors, **shape):
+    """Shares that end in a sequence, where one ends, and over several, some of them empty."""
+    problem = random_problem(kv_lora_rank=32, qk_rope_head_dim=8, device=DEVICE, **shape)
+    with on_a_gpu_of(multiprocessors):
+        check_answer(launch.decode(*problem.tensors, **problem.options), problem.expected())
+
+
+def test_more_sequences_than_one_look_at_the_lengths_takes():
+    problem = random_problem([5, 0, 70] * 100, kv_lora_rank=16, qk_rope_head_dim=8, page_size=16, device=DEVICE)
+    with on_a_gpu_of(29):
+        check_answer(launch.decode(*problem.tensors, **problem.options), problem.expected())
+
+
+def test_a_step_writes_into_buffers_of_ones_own():
+    problem = random_problem([700, 0, 90], kv_lora_rank=64, qk_rope_head_dim=16, dtype="fp32", device=DEVICE)
+    with on_a_gpu_of(9):
+        size = workspace_bytes(*problem.tensors[:3], kv_lora_rank=64, backend="triton")
+        out = torch.full((3, 1, 3, 64), float("nan"), device=DEVICE)
+        lse = torch.full((3, 3, 1), float("nan"), device=DEVICE)
+        workspace = torch.full((size,), 0xFF, dtype=torch.uint8, device=DEVICE)
+        buffers = {"out": out, "lse": lse, "workspace": workspace}
+        options = {**problem.options, "backend": "triton", "return_lse": True}
+        answer = mla_decode(*problem.tensors, **options, **buffers)
+        assert size and answer[0] is out and answer[1] is lse
+        check_answer(answer, problem.expected())
+        with pytest.raises(ValueError, match=f"workspace has {size - 1} bytes; expected at least {size}"):
+            mla_decode(*problem.tensors, **options, **buffers | {"workspace": workspace[1:].clone()})
+
+
+@pytest.mark.parametrize("num_splits", [None, 2])
+def test_tables_and_lengths_in_64_bits_give_the_same_to_the_bit(num_splits):
+    problem = random_problem([70, 0, 133], kv_lora_rank=64, qk_rope_head_dim=16, device=DEVICE)
+    q, kv_cache, table, lens = problem.tensors
+    options = {**problem.options, "num_splits": num_splits, "backend": "triton", "return_lse": True}
+    narrow, wide = (mla_decode(q, kv_cache, t, n, **options) for t, n in [(table, lens), (table.long(), lens.long())])
+    assert all(torch.equal(a, b) for a, b in zip(narrow, wide, strict=True))
 
 
 def test_an_empty_batch_is_an_empty_answer():

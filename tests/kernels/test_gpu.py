@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mla_edu.kernels import mla_decode
+from mla_edu.kernels import mla_decode, workspace_bytes
 from mla_edu.kernels.problems import check_answer, random_problem
 
 launch = pytest.importorskip("mla_edu.kernels.launch")
@@ -53,3 +53,31 @@ def test_what_lies_on_the_gpu_is_checked_when_asked():
     q, kv_cache, table, lens = problem.tensors
     with pytest.raises(ValueError, match=r"seq_lens\[0\] is 1005; expected 0 to 192"):
         mla_decode(q, kv_cache, table, lens + 1000, **problem.options, validate=True)
+
+
+@pytest.mark.parametrize("backend", ["triton", "gluon"])
+@pytest.mark.parametrize(("num_heads", "s_q"), [(16, 1), (128, 1), (40, 3)])
+def test_each_kernel_meets_the_specification_on_ragged_batches(backend, num_heads, s_q):
+    if backend == "gluon" and launch.why_no_gluon(torch.device("cuda", 0)):
+        pytest.skip("needs a Hopper GPU and Triton 3.6")
+    lengths = [0, 1, 5000, 63, 64, 65, 127, 128, 129, 0, 777, 2048] * 3
+    problem = random_problem(lengths, num_heads=num_heads, s_q=s_q, device="cuda")
+    for num_splits in (None, 1, 3):
+        options = {**problem.options, "num_splits": num_splits, "return_lse": True}
+        check_answer(mla_decode(*problem.tensors, **options, backend=backend), problem.expected())
+
+
+@pytest.mark.parametrize("backend", ["triton", "auto"])
+def test_a_step_with_buffers_of_ones_own_can_be_captured_and_allocates_nothing(backend):
+    problem = random_problem([500, 0, 3000], num_heads=64, device="cuda")
+    options = {**problem.options, "backend": backend, "return_lse": True}
+    size = workspace_bytes(*problem.tensors[:3], kv_lora_rank=512, backend=backend)
+    out, lse = problem.q.new_empty(3, 1, 64, 512), torch.empty(3, 64, 1, device="cuda")
+    buffers = {"out": out, "lse": lse, "workspace": torch.empty(size, dtype=torch.uint8, device="cuda")}
+    mla_decode(*problem.tensors, **options, **buffers)  # compiles
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    answer = mla_decode(*problem.tensors, **options, **buffers)
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    assert answer[0] is out and answer[1] is lse
+    check_answer(answer, problem.expected())

@@ -3,6 +3,7 @@
 import pytest
 
 from mla_edu.kernels.ledger import ideal_bytes, traffic
+from mla_edu.kernels.plan import GPU
 from mla_edu.kernels.problems import random_problem
 from mla_edu.kernels.tiles import Tiles
 
@@ -40,9 +41,10 @@ def test_partial_results_are_stored_and_loaded_in_fp32():
     problem = random_problem([128, 64], num_heads=3, dtype="fp32")
     one, two = (count(problem, num_splits=splits, tiles=Tiles(16, 64, 8, 2)) for splits in (1, 2))
     partial = 2 * 3 * (512 + 1) * FP32  # two splits of the first sequence; the second has one tile, hence one split
-    assert two.stored["other"] - one.stored["other"] == partial
-    # The merge reads the partial results, and a length for each of the 6 rows; each split reads its sequence's length.
-    assert two.loaded["other"] - one.loaded["other"] == partial + (6 + 2) * 4
+    where = 2 * 4  # of each sequence: which part is its first, and how many there are
+    assert two.stored["other"] - one.stored["other"] == partial + 2 * where
+    # The merge reads the partial results, and for each of the 6 rows where they are; a program reads a length.
+    assert two.loaded["other"] - one.loaded["other"] == partial + 6 * where + 2 * 4
     assert two.loaded["kv_cache"] == one.loaded["kv_cache"]
 
 
@@ -52,3 +54,10 @@ def test_nothing_is_counted_once_the_block_ends():
     before = ledger.loaded.copy()
     launch.decode(*problem.tensors, **problem.options)
     assert ledger.loaded == before
+
+
+def test_even_shares_load_each_cached_row_once(monkeypatch):
+    monkeypatch.setattr(launch, "describe_gpu", lambda device: GPU("sm_90", 232_448, 7))
+    problem = random_problem([700, 0, 333, 90], num_heads=16, dtype="fp32", page_size=16)
+    ideal = ideal_bytes(problem.q, problem.kv_cache, problem.seq_lens, 512)
+    assert count(problem).loaded["kv_cache"] == ideal["kv_cache"]

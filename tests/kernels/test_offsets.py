@@ -36,7 +36,7 @@ def test_numbers_past_2_to_the_31_are_found(far_apart, kind, tiles):
     widths = {"num_heads": 2, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "seq_lens": [9, 3]}
     problem = random_problem(dtype="fp16", **widths | sizes)
     moved = dataclasses.replace(problem, **{name: far_apart(getattr(problem, name), dim, stride)})
-    for num_splits in (1, 2):
+    for num_splits in (None, 1, 2):
         answer = launch.decode(*moved.tensors, **moved.options, num_splits=num_splits, tiles=tiles)
         check_answer(answer, problem.expected())
 

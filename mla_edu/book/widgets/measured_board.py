@@ -5,7 +5,7 @@ from typing import Any
 
 from mla_edu.bench.grid import GRID
 from mla_edu.bench.results import OURS, Results, gpu_of, kernel_sources
-from mla_edu.cost import Rates, rates
+from mla_edu.cost import rates
 from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 from mla_edu.words import digits, size
 
@@ -29,9 +29,10 @@ def _listed(versions: dict[str, str]) -> str:
 
 
 def _measured(results: Results) -> dict[str, Any]:
-    if results.toy or not results.measurements:
+    measurements = [each for each in results.measurements if each.case.lengths == "equal"]
+    if results.toy or not measurements:
         raise ValueError(f"results of {results.machine.name!r} are a toy run or empty; expected measured times")
-    machine, tried = results.machine, list(dict.fromkeys(each.kernel for each in results.measurements))
+    machine, tried = results.machine, list(dict.fromkeys(each.kernel for each in measurements))
     kernels = list(dict.fromkeys([OURS, *results.kernels, *tried]))
     reasons = ["not measured for this choice"]
 
@@ -41,13 +42,15 @@ def _measured(results: Results) -> dict[str, Any]:
         return -reasons.index(reason)
 
     missing: list[float] = [0 if name in tried else because(results.kernels.get(name, reasons[0])) for name in kernels]
-    steps = {step_key(each.case.model_dump()): missing.copy() for each in results.measurements}
-    for each in results.measurements:
+    steps = {step_key(each.case.model_dump()): missing.copy() for each in measurements}
+    for each in measurements:
         cell = because(each.why_not) if each.why_not else float(f"{each.microseconds:.5g}")
         steps[step_key(each.case.model_dump())][kernels.index(each.kernel)] = cell
-    cases = [each.case for each in results.measurements]
-    timed = {each.kernel for each in results.measurements if each.microseconds}
+    cases = [each.case for each in measurements]
+    timed = {each.kernel for each in measurements if each.microseconds}
     peers = {name: results.kernels[name] for name in kernels if name in timed - {OURS} and name in results.kernels}
+    rate = results.limits.read_bytes_per_s
+    read = "" if rate is None else f", a sum, which only reads, {size(rate)}/s"
     earlier = "" if results.sources == kernel_sources() else "Measured with an earlier kernel. "
     return {
         "name": machine.slug,
@@ -55,13 +58,13 @@ def _measured(results: Results) -> dict[str, Any]:
         "kind": "measured",
         "kernels": [f"{name}, a whole layer" if name == "transformers" else name for name in kernels],
         "axes": {name: sorted({getattr(case, name) for case in cases}) for name in START},
-        "rates": Rates(results.limits.matmul_flop_per_s, results.limits.copy_bytes_per_s)._asdict(),
+        "rates": results.limits.rates._asdict(),
         "reasons": reasons,
         "steps": steps,
         "about": (
             f"{earlier}Medians of {results.date} on {machine.name}: {machine.multiprocessors} multiprocessors, "
             f"{size(machine.memory_bytes)}, driver {machine.driver}; {_listed(results.versions | peers)}. In the same "
-            f"run a copy reached {size(results.limits.copy_bytes_per_s)}/s and a product "
+            f"run a copy reached {size(results.limits.copy_bytes_per_s)}/s{read} and a product "
             f"{digits(results.limits.matmul_flop_per_s / 1e12)} TFLOP/s: they set the limit."
         ),
     }

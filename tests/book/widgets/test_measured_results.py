@@ -72,6 +72,23 @@ def test_numbers_are_those_of_the_file():
     assert found["intensity"] == TIMED.flops / TIMED.bytes
 
 
+def test_a_ragged_batch_is_no_choice_and_replaces_none():
+    ragged = TIMED.model_copy(update={"lengths": "uniform"})
+    results = synthetic()
+    more = synthetic(measurements=[*results.measurements, measured(ragged, "ours", 1.0)])
+    assert board([more]) == board([results])
+    with pytest.raises(ValueError, match="are a toy run or empty"):
+        board([synthetic(measurements=[measured(ragged, "ours", 1.0)])])
+
+
+def test_the_faster_yardstick_of_memory_sets_the_limit():
+    limits = LIMITS.model_copy(update={"read_bytes_per_s": 5e12})
+    results = synthetic(limits=limits)
+    machine = one("test-gpu", [results])
+    assert quantities(machine, CHOICE)["limit"] == pytest.approx(limits.microseconds(TIMED), rel=1e-12)
+    assert "a copy reached 4.00 TB/s, a sum, which only reads, 5.00 TB/s and a product" in machine["about"]
+
+
 def test_a_kernel_without_a_time_says_why():
     machine = one("test-gpu", [synthetic()])
     assert machine["kernels"] == ["ours", "sglang", "flashinfer", "transformers, a whole layer"]
@@ -157,7 +174,7 @@ def test_nearest_is_near_in_ratio(values, wanted, found):
 
 def test_another_machine_keeps_what_it_has():
     widget = MeasuredResults([synthetic()], LAYER_STEPS, batch=128)
-    assert (widget.machine, widget.choice) == ("test-gpu", FULL.model_dump())
+    assert (widget.machine, widget.choice) == ("test-gpu", FULL.model_dump(exclude={"lengths"}))
     widget.machine = "cpu"
     assert widget.choice == {"dtype": "bf16", "heads": 16, "s_q": 1, "context": 16384, "batch": 1}
     widget.set_trait("dtype", "fp32")

@@ -1,0 +1,106 @@
+"""``mla-edu kernels``: what the compiler makes of the decode kernel, and what that lets one expect."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from mla_edu.cli.bench import need_torch
+from mla_edu.cli.show import new_table
+from mla_edu.words import parse_count
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mla_edu.kernels.offline import KernelReport
+
+
+def kernels(
+    archs: Annotated[list[str] | None, typer.Argument(help="sm_75 to sm_120, gfx942; all if none is named.")] = None,
+    heads: Annotated[list[str] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128.")] = None,
+    s_q: Annotated[str, typer.Option(help="New tokens.")] = "1",
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32, fp8_mla; else bf16, or fp16 on sm_75.")] = None,
+    page_size: Annotated[str, typer.Option(help="Tokens in a page.")] = "64",
+) -> None:
+    """Compile the decode kernel for GPUs that need not be there, and show what the compiler made of it."""
+    counts, num_new = [parse_count(each, "--heads") for each in heads or ("16", "128")], parse_count(s_q, "--s-q")
+    tokens = parse_count(page_size, "--page-size")
+    need_torch()
+    from mla_edu.kernels.assembler import known_fault
+    from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_reports
+
+    requests = [
+        Request(arch, dtype or ("fp16" if arch == "sm_75" else "bf16"), count, num_new, tokens)
+        for arch in archs or ARCHITECTURES
+        for count in counts
+    ]
+    reports, console = compile_reports(requests), Console()
+    console.print(_compiled(reports))
+    _note(console, "tile: rows of queries x tokens. regs, spill (bytes): per thread. shared (bytes): per block.")
+    _note(console, "tensor cores: instructions in the program text, where a loop counts once.")
+    console.print(_loads(reports))
+    _note(
+        console, "programs: on a multiprocessor. in flight: bytes on their way to it while one multiplies. waits: cp."
+    )
+    _note(console, "async.wait_group in the loop. overlap: products with loads under way. useful: of tensor work.")
+    if (predicted := _predicted(reports)).row_count:
+        console.print(predicted)
+        _note(console, "Predictions from these counts, in shares of datasheet rates; nothing was timed.")
+        _note(console, "needs: bytes in flight for the full bandwidth, bandwidth x latency.")
+    at_risk = [each for each in reports if "HGMMA" in each.tensor_core_instructions]
+    for version in dict.fromkeys(each.assembler or "" for each in at_risk):
+        if known_fault(version):
+            _warn(console, at_risk[0].arch, version)
+
+
+def _compiled(reports: "Sequence[KernelReport]") -> "Table":
+    table = new_table("GPU", "dtype", "heads", "tile", "regs", "spill", "shared", "occupancy", "tensor cores")
+    table.columns[0].no_wrap, table.columns[1].justify, table.columns[-1].justify = True, "left", "left"
+    for report in reports:
+        tiles = report.tiles
+        units = [f"{count} {name}" for name, count in report.tensor_core_instructions.items()]
+        numbers = [report.num_heads, f"{tiles.block_h} x {tiles.block_n}", report.registers, report.spill_bytes]
+        numbers += [f"{report.shared_bytes:,}", f"{report.occupancy:.0%}"]
+        table.add_row(report.arch, report.dtype, *map(str, numbers), ", ".join(units) or "none")
+    return table
+
+
+def _loads(reports: "Sequence[KernelReport]") -> "Table":
+    headings = ("programs", "in flight", "waits", "overlap", "instr/token", "useful")
+    table = new_table("GPU", "dtype", "heads", *headings)
+    table.columns[0].no_wrap, table.columns[1].justify = True, "left"
+    for report in reports:
+        ahead, per_token, useful = report.ahead, report.instructions_per_token, report.useful_share
+        cells = ["-"] * 3 if ahead is None else [
+            f"{report.bytes_in_flight:,}", ",".join(map(str, ahead.waits)) or "-", f"{ahead.overlap:.0%}",
+        ]  # fmt: skip
+        cells += ["-" if per_token is None else f"{per_token:,.0f}", "-" if useful is None else f"{useful:.0%}"]
+        table.add_row(report.arch, report.dtype, str(report.num_heads), str(report.programs), *cells)
+    return table
+
+
+def _predicted(reports: "Sequence[KernelReport]") -> "Table":
+    from mla_edu.kernels.forecast import CHIPS, forecast
+
+    table = new_table("predicted on", "dtype", "heads", "needs", "of bandwidth", "of product", "set by")
+    table.columns[0].no_wrap, table.columns[1].justify, table.columns[-1].justify = True, "left", "left"
+    for report in reports:
+        for gpu in (name for name, chip in CHIPS.items() if chip.arch == report.arch):
+            if found := forecast(report, gpu):
+                shares = [f"{found.of_bandwidth:.0%}", f"{found.of_product:.0%}"]
+                needs = f"{found.needed_bytes:,.0f}"
+                table.add_row(gpu, report.dtype, str(report.num_heads), needs, *shares, found.set_by)
+    return table
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(text, highlight=False, style="dim")
+
+
+def _warn(console: Console, arch: str, version: str) -> None:
+    from mla_edu.kernels.assembler import assembler, known_fault
+
+    here = assembler(arch)
+    warning = here.warning if here.version == version else known_fault(version)
+    console.print(f"warning: {warning}", highlight=False, style="bold", soft_wrap=True)

@@ -1,0 +1,151 @@
+"""The plan of a decode step: its tile, and the shares that the tokens of a batch are cut into.
+
+Imports neither torch nor triton, and reads no length: a plan follows from shapes and from the GPU.
+"""
+
+import functools
+from dataclasses import dataclass
+
+from mla_edu.kernels.tiles import (
+    REGISTERS,
+    Tiles,
+    block_widths,
+    cdiv,
+    choose_tiles,
+    converts_fp8,
+    matrix_unit,
+    programs_per_multiprocessor,
+)
+
+MIN_SHARE = 128  # tokens that are worth a partial result of their own
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_num_shares(num_blocks: int, worth: int, num_slots: int) -> int:
+    """Shares that the tokens of a batch are cut into, from what the host knows: no length is read back.
+
+    Programs, one for each share and block of rows, are all alike, and run in rounds of ``num_slots``: a last round that
+    is not full leaves slots idle, and every share costs a partial result. So there are as many shares as fill the
+    fewest rounds that are nine tenths full.
+
+    Args:
+        num_blocks: blocks of rows, which all read the same tokens.
+        worth: shares that are worth while, if all sequences are as long as the block table allows.
+        num_slots: programs that the GPU runs at a time.
+    """
+
+    def busy(shares: int) -> float:
+        rounds = cdiv(shares * num_blocks, num_slots)
+        return shares * num_blocks / (rounds * num_slots)
+
+    fills = [max(1, rounds * num_slots // num_blocks) for rounds in range(1, num_blocks + 1)]
+    enough = next((shares for shares in fills if busy(shares) >= 0.9), num_slots)
+    return max(1, min(enough, worth, num_slots))
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What of a GPU decides how the kernels are launched."""
+
+    arch: str
+    shared_limit: int  # bytes of shared memory that one block may have
+    multiprocessors: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decode step, as far as the host knows them."""
+
+    batch: int
+    s_q: int
+    num_heads: int
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    dtype: str  # of the cache
+    max_len: int  # tokens that a row of the block table can hold
+
+
+@dataclass(frozen=True)
+class MergeTile:
+    """What one program of ``merge`` works on: ``block_c`` numbers of ``block_h`` rows, ``block_p`` parts at a time."""
+
+    block_h: int
+    block_p: int
+    block_c: int
+    num_warps: int = 4
+
+
+FEW_PARTS, MANY_PARTS = MergeTile(1, 8, 512), MergeTile(1, 128, 64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a decode step is launched."""
+
+    tiles: Tiles
+    block_c: int  # columns of a chunk of the latent, and of the rotary part, filled up with zeros
+    block_r: int
+    num_blocks: int  # of rows, for each sequence
+    programs: int  # that are to run on a multiprocessor at a time
+    even: bool  # the tokens of the whole batch are cut into even shares; else each sequence by itself
+    num_parts: int  # that the batch, or each sequence, is cut into at most
+    min_tiles: int  # of a part
+    num_programs: int
+    num_partials: int  # results of parts that there is room for
+    merge_tile: MergeTile
+    converts_fp8: bool  # the GPU has an instruction for it
+
+    @property
+    def max_registers(self) -> int | None:
+        """How many the compiler may give a thread, that as many programs fit; None leaves it to the compiler."""
+        return None if self.programs == 1 else REGISTERS // (self.programs * 32 * self.tiles.num_warps)
+
+
+@functools.lru_cache(maxsize=1024)
+def make_plan(
+    shape: Shape, gpu: GPU, num_splits: int | None = None, tiles: Tiles | None = None, walks: bool | None = None
+) -> Plan:
+    """The plan for one shape on one GPU.
+
+    Args:
+        shape: of the decode step.
+        gpu: that runs it.
+        num_splits: parts that each sequence is cut into; None for as many as fill the GPU.
+        tiles: None for those of ``choose_tiles``.
+        walks: a program may go from one sequence to the next, so that shares are of the whole batch. None: if it has
+            fewer than 64 rows; with more, the compiler runs out of registers for it.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    widths = {"kv_lora_rank": shape.kv_lora_rank, "qk_rope_head_dim": shape.qk_rope_head_dim}
+    num_rows, batch = shape.num_heads * shape.s_q, max(1, shape.batch)
+    if tiles is None:
+        tiles = choose_tiles(gpu.arch, num_rows=num_rows, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
+    num_blocks = cdiv(num_rows, tiles.block_h)
+    unit = matrix_unit(gpu.arch)
+    programs = programs_per_multiprocessor(tiles, unit, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
+    even = num_splits is None and (tiles.block_h < 64 if walks is None else walks)
+    slots = programs * gpu.multiprocessors
+    min_tiles = 1 if num_splits is not None else cdiv(MIN_SHARE, tiles.block_n)
+    if even:
+        num_parts = choose_num_shares(num_blocks, batch * cdiv(shape.max_len, MIN_SHARE), slots)
+        num_partials, per_sequence = num_parts + batch - 1, num_parts / batch
+        num_programs = num_parts * num_blocks
+    else:
+        num_parts = num_splits or choose_num_shares(batch * num_blocks, cdiv(shape.max_len, MIN_SHARE), slots)
+        num_partials, per_sequence = batch * num_parts, float(num_parts)
+        num_programs = num_partials * num_blocks
+    return Plan(
+        tiles,
+        *block_widths(tiles, **widths),
+        num_blocks,
+        programs,
+        even,
+        num_parts,
+        min_tiles,
+        num_programs,
+        num_partials,
+        FEW_PARTS if per_sequence < 8 else MANY_PARTS,
+        converts_fp8(gpu.arch),
+    )

@@ -1,0 +1,89 @@
+"""Predictions from counts, against numbers worked out by hand, and against the order that an H100 showed."""
+
+import pytest
+
+from mla_edu.kernels.forecast import CHIPS, forecast
+from mla_edu.kernels.machine_code import Ahead
+from mla_edu.kernels.offline import KernelReport
+from mla_edu.kernels.tiles import Tiles
+
+TILE = 64 * 1152
+
+
+def report(heads, loop, *, programs=1, overlap=0.0, own=0.0, executed=None, **fields):
+    tiles = Tiles(min(heads, 64), 64, 8, 2)
+    useful = 2 * tiles.block_h * 64 * 1088
+    defaults = {
+        "arch": "sm_90", "dtype": "bf16", "num_heads": heads, "s_q": 1, "page_size": 64, "tiles": tiles, "registers": 1,
+        "spill_bytes": 0, "shared_bytes": 1, "tensor_memory": 0, "tensor_core_instructions": {"HGMMA": 9},
+        "programs": programs, "occupancy": 0.1, "cubin": b"", "loop_instructions": loop,
+        "executed_flops": executed or useful, "ahead": Ahead(overlap, own, TILE, (0,)),
+    }  # fmt: skip
+    return KernelReport(**defaults | fields)
+
+
+def test_bytes_in_flight_are_ones_own_ahead_and_the_other_programs_tiles():
+    assert report(16, 500).bytes_in_flight == 0
+    assert report(16, 500, programs=2).bytes_in_flight == TILE
+    assert report(16, 500, programs=2, own=2.0 * TILE).bytes_in_flight == 4 * TILE
+    assert report(16, 500, programs=3, own=1000.0).bytes_in_flight == 1000 + 2 * TILE
+    twice = Ahead(1.0, 2.0 * TILE, 2 * TILE, ())  # each byte is asked for by two threads
+    assert report(16, 500, ahead=twice).bytes_in_flight == TILE
+
+
+def test_counts_per_token_and_useful_share_follow():
+    found = report(16, 500, executed=2 * 2 * 16 * 64 * 1088)
+    assert found.instructions_per_token == 500 * 8 / 64 and found.useful_share == 0.5
+    assert report(128, 500).row_blocks == 2 and report(128, 500).useful_flops == 2 * 64 * 64 * 1088
+    fp8 = report(16, 500, dtype="fp8_mla")
+    assert fp8.tile_bytes == 64 * 656
+
+
+def test_a_program_that_never_loads_ahead_waits_loads_and_works_in_turn():
+    found = forecast(report(64, 3000), "h200")
+    load = TILE / (4.8e12 / 132)
+    work = 3000 * 8 / 4 / 1.83e9
+    latency = 2 * 478.8 / 1.755e9
+    assert found.set_by == "waiting"
+    assert found.of_bandwidth == pytest.approx(load / (latency + load + work))
+    assert found.of_product == pytest.approx(2 * 64 * 64 * 1088 / (989.4e12 / 132) / (latency + load + work))
+
+
+def test_littles_law_limits_what_loads_ahead():
+    latency, bandwidth = 2 * 478.8 / 1.755e9, 4.8e12 / 132
+    few = forecast(report(16, 10, overlap=1.0, own=5000.0), "h200")
+    assert few.set_by == "bytes in flight" and few.needed_bytes == pytest.approx(bandwidth * latency)
+    assert few.of_bandwidth == pytest.approx(5000 / (bandwidth * latency))
+    enough = forecast(report(16, 10, overlap=1.0, own=40_000.0), "h200")
+    assert (enough.set_by, enough.of_bandwidth) == ("memory", 1.0)
+
+
+def test_instructions_and_products_limit_what_has_enough_in_flight():
+    issue = forecast(report(16, 5000, overlap=1.0, own=float(TILE)), "h200")
+    assert issue.set_by == "instructions"
+    assert issue.of_bandwidth == pytest.approx(TILE / (4.8e12 / 132) / (5000 * 8 / 4 / 1.83e9))
+    twice = forecast(report(128, 10, overlap=1.0, own=float(TILE), executed=4 * 64 * 64 * 1088), "h100")
+    assert (twice.set_by, twice.of_product) == ("products", pytest.approx(0.5))
+    old_unit = report(128, 10, overlap=1.0, own=float(TILE), tensor_core_instructions={"HMMA": 9})
+    assert forecast(old_unit, "h100").of_product == pytest.approx(0.62)
+
+
+def test_blocks_of_rows_share_the_bytes_of_memory():
+    one, two = (forecast(report(heads, 10, overlap=1.0, own=float(TILE)), "h200") for heads in (64, 128))
+    assert (one.set_by, two.set_by) == ("memory", "products")
+    assert one.of_product == pytest.approx(2 * 64 * 64 * 1088 / (989.4e12 / 132) / (TILE / (4.8e12 / 132)))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"loop_instructions": None}, {"executed_flops": None}, {"ahead": None}, {"dtype": "fp32"}]
+)
+def test_nothing_is_predicted_where_the_code_does_not_say_enough(fields):
+    assert forecast(report(16, 100, **fields), "h100") is None
+
+
+def test_another_architecture_is_refused():
+    with pytest.raises(ValueError, match="report is for sm_90; expected sm_80, which a100-80gb is"):
+        forecast(report(16, 100), "a100-80gb")
+    with pytest.raises(ValueError, match="gpu is 'h300'; expected a100-80gb, rtx-4090, h100, h200"):
+        forecast(report(16, 100), "h300")
+    assert all(0.2e-6 < chip.idle_latency < 0.4e-6 for chip in CHIPS.values())

@@ -1,0 +1,125 @@
+"""Machine code read as text: which loop counts, how much is multiplied, what is on its way meanwhile."""
+
+import pytest
+
+from mla_edu.kernels import machine_code
+from mla_edu.kernels.machine_code import matrix_flops, read_ahead, read_loop
+
+COPY, GROUP = "LDGSTS.E.BYPASS.128 [R3], desc[UR4][R6.64], P1", "LDGDEPBAR"
+HMMA = "HMMA.16816.F32.BF16 R24, R136, R8, R24"
+
+
+def wait(groups):
+    return f"DEPBAR.LE SB0, {groups:#x}"
+
+
+@pytest.fixture
+def code(monkeypatch):
+    """``code([lines])``: what the disassembler shows; a line that ends in ":" is a label."""
+
+    def show(lines):
+        text = "\n".join(
+            line if line.endswith(":") else f"        /*00a0*/                   {line} ;" for line in lines
+        )
+        monkeypatch.setattr(machine_code, "_ask_tool", lambda *arguments: text)
+
+    return show
+
+
+def test_the_loop_that_multiplies_is_taken_and_of_nested_ones_the_inner(code):
+    inner = ["IADD3 R1, R1, R2", HMMA, HMMA, "BRA `(.L_x_1)"]
+    other = ["FADD R1, R1, R2"] * 9 + ["BRA `(.L_x_3)"]
+    lines = [
+        ".L_x_0:",
+        "MOV R1, R2",
+        HMMA,
+        HMMA,
+        HMMA,
+        ".L_x_1:",
+        *inner,
+        "@P0 BRA `(.L_x_0)",
+        ".L_x_3:",
+        *other,
+        "EXIT",
+    ]
+    code(lines)
+    assert read_loop(b"") == inner
+
+
+def test_without_matrix_units_the_loop_with_most_multiply_adds_is_taken(code):
+    code([".L_x_0:", "MOV R1, R2", "BRA `(.L_x_0)", ".L_x_1:", "FFMA R1, R2, R3, R1", "@!P0 BRA `(.L_x_1)"])
+    assert read_loop(b"") == ["FFMA R1, R2, R3, R1", "BRA `(.L_x_1)"]
+
+
+def test_what_the_disassembler_says_of_the_schedule_is_left_out(code):
+    code([".L_x_0:", f"{wait(0)}      ?WAIT4_END_GROUP", f"{HMMA}   &req={{1}} ?trans1", "BRA `(.L_x_0)  ?trans5"])
+    assert read_loop(b"")[0] == wait(0) and read_ahead(read_loop(b""), 32).waits == (0,)
+
+
+def test_code_without_a_loop_is_refused(code):
+    code(["EXIT", ".L_x_0:"])
+    with pytest.raises(ValueError, match="cubin has 1 instructions and no jump back; expected a loop"):
+        read_loop(b"")
+
+
+def test_operations_of_matrix_instructions_are_counted():
+    assert matrix_flops([HMMA, "MOV R1, R2", HMMA], 8) == 2 * 8 * 2 * 16 * 8 * 16
+    warpgroups = ["HGMMA.64x32x16.F32.BF16 R24, gdesc[UR8], R24", "HGMMA.64x256x16.F32.BF16 R24, R4, gdesc[UR8], R24"]
+    assert matrix_flops(warpgroups, 8) == 2 * 2 * 64 * (32 + 256) * 16
+    assert matrix_flops(["UTCHMMA gdesc[UR4], gdesc[UR6], tmem[UR5]"], 8) is None
+    assert matrix_flops(["FFMA R1, R2, R3, R1"], 8) == 0
+
+
+@pytest.mark.parametrize(
+    ("loop", "overlap", "tiles"),
+    [
+        ([wait(0), HMMA, HMMA, COPY, GROUP], 0, 0),  # asked for after the products, waited for before them
+        ([wait(0), COPY, GROUP, HMMA, HMMA], 1, 1),
+        ([wait(0), HMMA, COPY, GROUP, HMMA], 0.5, 0.5),
+        ([wait(1), HMMA, HMMA, COPY, GROUP], 1, 1),
+        ([wait(2), HMMA, HMMA, COPY, GROUP], 1, 2),
+        ([wait(1), COPY, GROUP, HMMA, HMMA], 1, 2),
+        ([HMMA, COPY, wait(0), HMMA], 0, 0),  # a group that was never closed is waited for by nobody
+    ],
+)
+def test_copies_are_under_way_between_their_group_and_the_wait_for_it(loop, overlap, tiles):
+    found = read_ahead(loop, 256)
+    assert (found.overlap, found.num_bytes, found.loaded_bytes) == (overlap, tiles * 16 * 256, 16 * 256)
+    assert found.waits == tuple(int(line[-1]) for line in loop if line.startswith("DEPBAR"))
+
+
+@pytest.mark.parametrize(
+    ("loop", "overlap"),
+    [
+        (["LDG.E.128 R52, desc[UR22][R80.64]", HMMA, "PRMT R1, R54, 0x5410, R2"], 1),
+        (["LDG.E.128 R52, desc[UR22][R80.64]", "PRMT R1, R54, 0x5410, R2", HMMA], 0),
+        (
+            ["LDG.E.128 R52, desc[UR22][R80.64]", "PRMT R1, R56, 0x5410, R2", HMMA, "STS.128 [R5], R52"],
+            1,
+        ),  # not its own
+        (["LDG.E R52, desc[UR22][R80.64]", "R2UR UR4, R52", HMMA], 0),
+        ([HMMA, "LDG.E R52, desc[UR22][R80.64]", "IADD3 R52, R1, R2", "IADD3 R3, R52, R2"], 0),
+    ],
+)
+def test_a_load_into_registers_is_under_way_until_one_of_them_is_read(loop, overlap):
+    found = read_ahead(loop, 128)
+    size = 16 if any(".128" in line for line in loop) else 4
+    assert (found.overlap, found.num_bytes, found.loaded_bytes) == (overlap, overlap * size * 128, size * 128)
+
+
+def test_a_wait_leaves_the_newest_groups():
+    found = read_ahead([COPY, COPY, GROUP, COPY, GROUP, wait(1), HMMA], 256)
+    assert found.num_bytes == 16 * 256
+
+
+def test_a_pages_number_alone_is_no_overlap():
+    number = "LDG.E R9, desc[UR4][R2.64]"
+    loop = [wait(0), number, HMMA, "IMAD.WIDE R6, R9, R8, R6", *[COPY] * 18, GROUP]
+    found = read_ahead(loop, 256)
+    assert found.overlap == 0 and found.num_bytes == 4 * 256
+
+
+def test_multiply_adds_count_as_products_only_without_matrix_units():
+    loop = [COPY, GROUP, "FFMA R1, R2, R3, R1", wait(0), HMMA]
+    assert read_ahead(loop, 32).overlap == 0
+    assert read_ahead(loop[:-1], 32).overlap == 1
