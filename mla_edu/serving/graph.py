@@ -108,9 +108,13 @@ class DecodeGraphs:
         compute()  # so that nothing is left to compile, to load or to plan
         torch.cuda.synchronize()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = compute()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = compute()
+        except BaseException:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave its own
+            raise
 
         def replay() -> Outputs:
             graph.replay()
