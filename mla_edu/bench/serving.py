@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 import mla_edu.bench.run as bench
 from mla_edu.bench.libraries import Unsupported
@@ -27,7 +26,7 @@ from mla_edu.bench.serving_results import (
     Texts,
     Verification,
 )
-from mla_edu.bench.serving_size import FULL, GPU, TOY, Size
+from mla_edu.bench.serving_size import FULL, GPU, TOY, NoModel, Size, random_model
 from mla_edu.bench.texts import (
     PAGE_SIZE,
     check_same,
@@ -39,31 +38,11 @@ from mla_edu.bench.texts import (
     transformers_model,
 )
 from mla_edu.bench.transformers_layer import probe_transformers
-from mla_edu.models import Decoder, ModelConfig
+from mla_edu.models import Decoder
 from mla_edu.serving import Engine, SamplingParams
-from mla_edu.testing import randomize
 from mla_edu.validation import check_integer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LARGEST_ERROR = 0.25  # of logits in bf16; a wrong weight, scale or mask gives one of order 1
-
-
-class NoModel(Decoder):
-    """A model of two tokens that computes nothing: what is left of a step is the engine's own."""
-
-    def __init__(self, device: torch.device) -> None:
-        widths = {"kv_lora_rank": 1, "qk_nope_head_dim": 1, "qk_rope_head_dim": 2, "v_head_dim": 1, "q_lora_rank": None}
-        mla: Any = {"num_attention_heads": 1, **widths}
-        config = ModelConfig(vocab_size=2, hidden_size=1, intermediate_size=1, layers=("mla",), mla=mla)
-        super().__init__(config, device=device)
-
-    def hidden_states(self, tokens: Tensor, cache: Any = None, steps: Any = ()) -> Tensor:  # noqa: ARG002
-        """Zeros."""
-        return torch.zeros(*tokens.shape, 1, device=tokens.device)
-
-    def logits(self, hidden_states: Tensor) -> Tensor:
-        """Zeros."""
-        return torch.zeros(*hidden_states.shape[:-1], 2, device=hidden_states.device)
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -255,17 +234,6 @@ class Bench:
         if any(request.is_over for request in requests) or engine.stats.preempted:
             raise RuntimeError("a request ended or was preempted; expected all of them in every step")
         return OwnCost(requests=len(requests), scheduler=scheduler, engine=whole)
-
-
-def random_model(size: Size, device: torch.device) -> Decoder:
-    """The model of a size, its weights drawn where they lie."""
-    model = Decoder(size.model, dtype=DTYPES[size.dtype], device="meta").to_empty(device=device).requires_grad_(False)
-    if device.type == "cpu":
-        return randomize(model)
-    generator = torch.Generator(device).manual_seed(0)
-    for weight in model.parameters():
-        weight.normal_(std=weight.shape[-1] ** -0.5 if weight.ndim > 1 else 1, generator=generator)
-    return model
 
 
 def run(*, toy: bool, rounds: int = 5, device: torch.device | None = None) -> ServingResults:

@@ -3,8 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from mla_edu.bench.grid import LITE
-from mla_edu.models import ModelConfig
+from mla_edu.models import Decoder, ModelConfig
+from mla_edu.testing import randomize
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -109,3 +115,32 @@ TOY = Size(
     requests=5,
     longest_prompt=20,
 )
+
+
+def random_model(size: Size, device: torch.device) -> Decoder:
+    """The model of a size, its weights drawn where they lie."""
+    model = Decoder(size.model, dtype=DTYPES[size.dtype], device="meta").to_empty(device=device).requires_grad_(False)
+    if device.type == "cpu":
+        return randomize(model)
+    generator = torch.Generator(device).manual_seed(0)
+    for weight in model.parameters():
+        weight.normal_(std=weight.shape[-1] ** -0.5 if weight.ndim > 1 else 1, generator=generator)
+    return model
+
+
+class NoModel(Decoder):
+    """A model of two tokens that computes nothing: what is left of a step is the engine's own."""
+
+    def __init__(self, device: torch.device) -> None:
+        widths = {"kv_lora_rank": 1, "qk_nope_head_dim": 1, "qk_rope_head_dim": 2, "v_head_dim": 1, "q_lora_rank": None}
+        mla: Any = {"num_attention_heads": 1, **widths}
+        config = ModelConfig(vocab_size=2, hidden_size=1, intermediate_size=1, layers=("mla",), mla=mla)
+        super().__init__(config, device=device)
+
+    def hidden_states(self, tokens: Tensor, cache: Any = None, steps: Any = ()) -> Tensor:  # noqa: ARG002
+        """Zeros."""
+        return torch.zeros(*tokens.shape, 1, device=tokens.device)
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros(*hidden_states.shape[:-1], 2, device=hidden_states.device)

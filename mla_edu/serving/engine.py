@@ -114,11 +114,11 @@ class Engine:
             argument = "share_prefixes is True" if share_prefixes else "a drafter is given"
             raise ValueError(f"{argument}; expected a model without recurrent layers, whose states cannot be cut back")
         weight = model.embed_tokens.weight
-        can_capture = set(model.config.layers) == {"mla"} and mla == "latent"
-        if capture and not can_capture:
-            raise ValueError(f"capture is True with {mla!r} and {set(model.config.layers)}; expected latents alone")
+        only_latents = mla == "latent" and set(model.config.layers) == {"mla"}
+        if capture and not only_latents:
+            raise ValueError(f"capture is True with mla {mla!r} and {set(model.config.layers)}; expected latents alone")
         if capture is None:
-            capture = can_capture and weight.device.type == "cuda" and backend != "reference"
+            capture = only_latents and weight.is_cuda and backend != "reference"
         self.model, self.drafter, self.mla = model, drafter, mla
         has_layer = isinstance(drafter, MTPDrafter)
         allocator = PrefixAllocator(num_pages, page_size, lookahead=int(has_layer))

@@ -18,7 +18,7 @@ from mla_edu.bench.results import LayerResults, read_results
 from mla_edu.bench.serving_results import ServingResults, Texts, times_as_fast
 from mla_edu.bench.serving_size import FULL, GPU, TOY
 from mla_edu.config import MoEConfig
-from mla_edu.models import generate
+from mla_edu.models import Decoder, generate
 from mla_edu.registry import get_model
 from mla_edu.serving import Engine, SamplingParams
 from tiny_engines import model_of, plain
@@ -95,14 +95,14 @@ def test_the_report_shows_every_part(found):
 def test_the_size_that_counts_has_the_widths_of_v2_lite():
     config = FULL.model
     assert (config.mla.num_attention_heads, config.mla.kv_lora_rank, config.mla.qk_rope_head_dim) == (16, 512, 64)
-    weights = sum(each.nbytes for each in serving.Decoder(config, dtype=torch.float32, device="meta").parameters())
+    weights = sum(each.nbytes for each in Decoder(config, dtype=torch.float32, device="meta").parameters())
     assert 1e9 < weights < 1.2e9
 
 
 def test_on_a_gpu_the_whole_of_v2_lite_is_served():
     model, config = get_model("deepseek-v2-lite"), GPU.model
     assert (len(config.layers), config.mla) == (model.num_layers, model.config)
-    weights = sum(each.numel() for each in serving.Decoder(config, device="meta").parameters())
+    weights = sum(each.numel() for each in Decoder(config, device="meta").parameters())
     assert abs(weights / model.num_parameters - 1) < 0.01 and GPU.dtype == model.weights.others
 
 
@@ -199,7 +199,9 @@ def test_texts_that_differ_are_not_timed(monkeypatch):
 
     monkeypatch.setattr(serving, "plain_loop", spoiled)
     monkeypatch.setattr(serving, "continuous_batching", refuse)
-    with pytest.raises(RuntimeError, match="transformers, 1 prompts of 5 tokens: the texts are .*; expected the same tokens"):
+    with pytest.raises(
+        RuntimeError, match="transformers, 1 prompts of 5 tokens: the texts are .*; expected the same tokens"
+    ):
         serving.run(toy=True, rounds=1)
 
 
