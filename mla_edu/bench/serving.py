@@ -286,7 +286,7 @@ def run(*, toy: bool, rounds: int = 5, device: torch.device | None = None) -> Se
         continuous_batching=verdict,
         texts=texts,
         first_token=measuring.first_token(),
-        at_once=measuring.at_once(),
         verification=measuring.verification(),
         own_cost=measuring.own_cost(),
+        at_once=measuring.at_once(),
     )

@@ -236,6 +236,20 @@ def test_few_tokens_without_a_loop_over_experts(config, tokens, seed):
         assert out.shape == expected.shape and (not tokens or relative_error(out, expected) < ROUNDED)
 
 
+@settings(max_examples=30)
+@given(config=moe_configs(), tokens=st.integers(1, 9), seed=st.integers(0, 99))
+def test_rows_of_an_expert_side_by_side(config, tokens, seed):
+    """With their gradients, in float32, for which torch's product of groups is a loop on a CPU."""
+    size = config.model_copy(update={"hidden_size": 8, "moe_intermediate_size": 16})
+    layer = randomize(MixtureOfExperts(size), seed)
+    x = hidden_states(size, seed, tokens).float()
+    routing = layer.gate(x)
+    both = layer.experts(x, routing), (layer.experts.grouped(x, routing) * routing.weights[..., None]).sum(1)
+    assert relative_error(both[1], both[0]) < 1e-5
+    expected, found = (torch.autograd.grad(out.square().sum(), layer.experts.down_proj)[0] for out in both)
+    assert relative_error(found, expected) < 1e-5
+
+
 def test_weights_are_gathered_while_that_moves_fewer_bytes():
     """Of DeepSeek-V2-Lite's 64 experts six a token, each moved thrice."""
     shapes = {"hidden_size": 6, "moe_intermediate_size": 3}
