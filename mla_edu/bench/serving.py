@@ -188,14 +188,11 @@ class Bench:
         )
 
     def verification(self) -> Verification:
-        """Steps of one request that verify random guesses, from none to the most, in another order each round.
-
-        None is captured, so that a step without guesses runs as the others do.
-        """
+        """Steps of one request that verify random guesses, from none to the most, in another order each round."""
         counts = list(range(self.size.most_guesses + 1))
         longest = (self.rounds + 1) * sum(count + 1 for count in counts) + 1
         pages = -(-(self.size.shared_tokens + longest) // PAGE_SIZE)
-        engine = Engine(self.model, pages, PAGE_SIZE, max_batch_tokens=self.size.max_batch_tokens, capture=False)
+        engine = Engine(self.model, pages, PAGE_SIZE, max_batch_tokens=self.size.max_batch_tokens)
         request = engine.submit(self.draw(self.size.shared_tokens), SamplingParams(max_new_tokens=longest))
         while not request.output:
             engine.step()

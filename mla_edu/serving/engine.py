@@ -67,8 +67,9 @@ class Engine:
         drafter: guesses tokens, which a step then verifies; None for none.
         share_prefixes: whether full pages are kept and found again by requests with the same beginning; None for
             wherever all layers are attention, since a recurrent state cannot be entered in the middle.
-        capture: whether steps of one new token for each request run as CUDA graphs, in batches filled up to a power of
-            two; None for wherever they can: all layers keep latents, on a GPU. A CPU takes the same steps unrecorded.
+        capture: whether steps of one new token for each request, and as many guesses, run as CUDA graphs, in batches
+            filled up to a power of two; None for wherever they can: all layers keep latents, on a GPU. A CPU takes the
+            same steps unrecorded.
 
     Attributes:
         table: lengths and pages of the requests that run.
@@ -272,11 +273,14 @@ class Engine:
         return mode
 
     def _fits_a_graph(self, work: list[Work], steps: list[Step]) -> bool:
-        """Whether each request computes its last token, and nothing else, over latents that are read absorbed."""
+        """Whether each request computes its last token, as many guesses, and nothing else, over absorbed latents."""
         assert self.graphs is not None
-        if len(steps) > 1 or len(work) > self.graphs.largest or not all(each.is_last for each in work):
+        if len(steps) > 1 or not all(each.is_last for each in work):
             return False
-        return steps[0].num_new == 1 and self._mode(1, min(steps[0].lengths)) == "absorbed"
+        num_new = steps[0].num_new
+        if any(num_new != 1 + len(each.request.drafts) for each in work) or not self.graphs.holds(len(work), num_new):
+            return False
+        return self._mode(num_new, min(steps[0].lengths)) == "absorbed"
 
     def _tokens(self, work: Work) -> list[int]:
         start, request = self.scheduler.num_computed(work.request), work.request

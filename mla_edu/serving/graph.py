@@ -18,36 +18,40 @@ from mla_edu.layers.moe import FEW
 from mla_edu.models.cache import ModelCache
 from mla_edu.models.decoder import Decoder
 
-Outputs = tuple[Float[Tensor, "batch hidden"], Float[Tensor, "batch vocab"]]
+Outputs = tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens vocab"]]
 
 
 class FixedStep(Step):
-    """One new token for each row of a batch, read from a buffer: tokens, rows of the table, places, lengths, slots.
+    """As many new tokens for each row of a batch, read from a buffer.
 
     Attributes:
-        inputs: ``[5, size]``, on the device. A row that only fills up has length 0, and its slot in the spare page.
+        inputs: ``[size, 2 + 3 * num_new]``, on the device: for each row of the batch its row of the table, its length
+            behind the step, its tokens, their places and their slots. A row that only fills up has length 0, and its
+            slots in the spare page.
     """
 
-    def __init__(self, table: PageTable, size: int, longest: int):
-        self.table, self.num_new = table, 1
+    def __init__(self, table: PageTable, size: int, longest: int, num_new: int):
+        self.table, self.num_new = table, num_new
         self.sequences = tuple(range(size))
         self.lengths = [longest] * size  # what the host decides by, once and for all
-        self.inputs: Int[Tensor, "five size"] = torch.zeros(5, size, dtype=torch.long, device=table.seq_lens.device)
-        self.tokens, self.index, positions, self._lens, slots = self.inputs.unbind()
-        self.positions, self.slots = positions[:, None], slots[:, None]
+        self.inputs: Int[Tensor, "size numbers"] = torch.zeros(
+            size, 2 + 3 * num_new, dtype=torch.long, device=table.seq_lens.device
+        )
+        self.index, self._lens = self.inputs[:, 0], self.inputs[:, 1]
+        self.tokens, self.positions, self.slots = self.inputs[:, 2:].split(num_new, dim=1)
 
     def fill(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
-        """Copy in what a step is about: a token for each of some rows of the table, whose pages have room for it."""
-        table = self.table
+        """Copy in what a step is about: tokens for each of some rows of the table, whose pages have room for them."""
+        table, num_new = self.table, self.num_new
         assert isinstance(table, PageTable)
-        spare = [0] * (len(self.sequences) - len(rows))
-        places = [table.lengths[row] for row in rows]
-        pages = [table.pages_of[row][place // table.page_size] for row, place in zip(rows, places, strict=True)]
-        slots = [page * table.page_size + place % table.page_size for page, place in zip(pages, places, strict=True)]
-        nowhere = [table.allocator.num_pages * table.page_size] * len(spare)
-        lengths = [place + 1 for place in places]
-        values = [[*tokens, *spare], [*rows, *spare], places + spare, lengths + spare, slots + nowhere]
-        self.inputs.copy_(torch.tensor(values))
+        size, nowhere = table.page_size, table.allocator.num_pages * table.page_size
+        values = []
+        for i, row in enumerate(rows):
+            places = range(table.lengths[row], table.lengths[row] + num_new)
+            slots = [table.pages_of[row][place // size] * size + place % size for place in places]
+            values.append([row, places.stop, *tokens[i * num_new : (i + 1) * num_new], *places, *slots])
+        spare = [0] * (2 + 2 * num_new) + [nowhere] * num_new
+        self.inputs.copy_(torch.tensor(values + [spare] * (len(self.sequences) - len(rows))))
 
     def begin(self) -> None:
         """Work out on the device what all layers share."""
@@ -64,43 +68,48 @@ class DecodeGraphs:
     Args:
         model: all of whose layers are MLA.
         cache: over a ``PageTable`` with a spare page, for rows that fill up a batch.
-
-    Attributes:
-        largest: rows of the largest batch.
     """
 
     def __init__(self, model: Decoder, cache: ModelCache):
         assert isinstance(cache.table, PageTable) and cache.table.spare_pages
         self._model, self._cache, self._table = model, cache, cache.table
-        self.largest = min(self._table.batch_size, FEW)
-        self._steps: dict[int, tuple[FixedStep, Callable[[], Outputs]]] = {}
+        self._steps: dict[tuple[int, int], tuple[FixedStep, Callable[[], Outputs]]] = {}
         self._pool: Any = None  # one memory for all graphs: they never run at the same time
+
+    def size(self, rows: int) -> int:
+        """Rows of the batch that is computed for so many: the next power of two, or all of the table."""
+        return min(1 << (rows - 1).bit_length(), self._table.batch_size)
+
+    def holds(self, rows: int, num_new: int) -> bool:
+        """Whether a batch for so many rows of so many tokens is one of few tokens."""
+        return self.size(rows) * num_new <= FEW
 
     @torch.no_grad()
     def run(self, tokens: Sequence[int], rows: Sequence[int]) -> Outputs:
-        """Hidden states and logits behind one new token of each sequence; good until the next call.
+        """Hidden states and logits behind each new token, as many for each sequence; good until the next call.
 
         Args:
-            tokens: one for each.
+            tokens: those of the first sequence, those of the next one, and so on.
             rows: of the table, in a step of which the sequences are.
         """
-        size = min(1 << (len(rows) - 1).bit_length(), self.largest)
-        is_new = size not in self._steps
+        size, num_new = self.size(len(rows)), len(tokens) // len(rows)
+        is_new = (size, num_new) not in self._steps
         if is_new:
-            step = FixedStep(self._table, size, max(self._table.lengths[row] for row in rows) + 1)
+            longest = max(self._table.lengths[row] for row in rows) + num_new
+            step = FixedStep(self._table, size, longest, num_new)
         else:
-            step, call = self._steps[size]
+            step, call = self._steps[size, num_new]
         step.fill(tokens, rows)
         if is_new:
             call = self._record(step)
-            self._steps[size] = step, call
+            self._steps[size, num_new] = step, call
         hidden, logits = call()
-        return hidden[: len(rows)], logits[: len(rows)]
+        return hidden[: len(tokens)], logits[: len(tokens)]
 
     def _record(self, step: FixedStep) -> Callable[[], Outputs]:
         def compute() -> Outputs:
             step.begin()
-            hidden = self._model.hidden_states(step.tokens[None], self._cache, [step])[0]
+            hidden = self._model.hidden_states(step.tokens.reshape(1, -1), self._cache, [step])[0]
             return hidden, self._model.logits(hidden)
 
         if step.inputs.device.type != "cuda":

@@ -27,7 +27,7 @@ def test_the_experts_of_a_cpu(inner, tokens, dtype):
     on_gpu = layer.experts.to("cuda")
     out = on_gpu(x.cuda(), type(routing)(*(each.cuda() for each in routing)))
     (grad,) = torch.autograd.grad(out.double().square().sum(), on_gpu.gate_up_proj)
-    bound = 2e-2 if dtype == torch.bfloat16 else 2e-3
+    bound = 5e-2 if dtype == torch.bfloat16 else 2e-3
     assert relative_error(out.cpu().double(), expected) < bound
     assert relative_error(grad.cpu().double(), expected_grad) < bound
 

@@ -47,12 +47,12 @@ def serve(capture, texts, new=NEW, dtype=torch.float32, params=None, **options):
 def test_captured_steps_write_what_the_plain_loop_writes():
     engine, written = serve(True, prompts())
     assert written == serve(False, prompts())[1] == plain()
-    assert list(engine.graphs._steps) == [8]
+    assert list(engine.graphs._steps) == [(8, 1)]
     requests = [engine.submit(p, SamplingParams(max_new_tokens=2 + 3 * i)) for i, p in enumerate(prompts())]
     while not engine.is_idle:
         engine.step()
     assert [request.output for request in requests] == [text[: 2 + 3 * i] for i, text in enumerate(plain(14))]
-    assert set(engine.graphs._steps) == {8, 4, 2, 1} and engine.stats.found
+    assert {size for size, _ in engine.graphs._steps} == {8, 4, 2, 1} and engine.stats.found
 
 
 def test_a_gpu_captures_unless_told_otherwise():
@@ -79,11 +79,15 @@ def test_found_prefixes_write_the_same():
     assert [request.output for request in requests] == expected and engine.stats.found >= 4 * 64
 
 
-def test_verified_guesses_run_driven_by_the_host():
+def test_verified_guesses_write_the_same():
+    """Of five requests with unequal guesses, which are not captured, and of one alone."""
     texts = [text * 3 for text in prompts()]
     expected = serve(False, texts, 30)[1]
     engine, written = serve(True, texts, 30, drafter=NGramDrafter(3))
     assert written == expected and engine.stats.accepted
+    engine = Engine(model_of(torch.float32), 60, 16, drafter=NGramDrafter(3))
+    assert [engine.generate([text], SamplingParams(max_new_tokens=30))[0] for text in texts] == expected
+    assert {(1, 2), (1, 4)} & engine.graphs._steps.keys()
 
 
 def test_the_same_kernels_in_bf16_write_the_same_to_the_token():
