@@ -14,7 +14,7 @@ from mla_edu import cli
 from mla_edu.bench import serving, texts
 from mla_edu.bench.libraries import Unsupported
 from mla_edu.bench.report import print_serving_report
-from mla_edu.bench.results import LayerResults, read_results
+from mla_edu.bench.results import CPU, LayerResults, measured, read_results
 from mla_edu.bench.serving_results import ServingResults, Texts, times_as_fast
 from mla_edu.bench.serving_size import FULL, GPU, TOY
 from mla_edu.config import MoEConfig
@@ -119,6 +119,30 @@ def test_the_ratio_is_of_rounds_and_not_of_medians():
 def test_uneven_rounds_are_refused(seconds):
     with pytest.raises(ValueError, match="expected as many of each"):
         Texts(batch=1, prompt_tokens=1, new_tokens=2, seconds=seconds, step_seconds={}, outside_model=[0.1, 0.1])
+
+
+# What was measured
+
+
+def test_results_of_a_cpu_and_of_a_gpu_come_with_the_package():
+    results = measured(ServingResults)
+    assert {"cpu", "nvidia-h100-80gb-hbm3"} <= {each.machine.slug for each in results}
+    for each in results:
+        size = FULL if isinstance(each.machine, CPU) else GPU
+        assert not each.toy and (each.model, each.dtype) == (size.model, size.dtype)
+        assert tuple((text.batch, text.prompt_tokens) for text in each.texts) == size.texts
+        assert len(each.verification.seconds) == size.most_guesses + 1
+        assert each.at_once.most["latent"] == each.at_once.requests
+
+
+def test_a_replayed_step_was_the_fastest_on_the_gpu_and_wrote_the_same():
+    (gpu,) = (each for each in measured(ServingResults) if each.machine.slug == "nvidia-h100-80gb-hbm3")
+    assert gpu.logits_error < 0.05
+    for text in gpu.texts:
+        assert text.step_speed_up("engine uncaptured") > 2 and text.step_speed_up("transformers") > 2
+        assert text.same["engine uncaptured"] == 1
+    ratios = gpu.verification.ratios
+    assert ratios == sorted(ratios) and ratios[-1] < 2
 
 
 # Loops
