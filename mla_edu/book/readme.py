@@ -33,14 +33,7 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any], serving
             time, share = f"{times[case].time:,.1f} µs", f"{results.fraction(times[case]):.0%}"
             cells = ["the decode kernel", results.machine.name, shape, time, share, ", ".join(beside)]
             lines.append(f"| {' | '.join(cells)} |")
-    for served in serving:
-        if not isinstance(served.machine, CPU):
-            for each in (served.texts[0], served.texts[-1]):
-                layers = f"{len(served.model.layers)} layers of DeepSeek-V2-Lite's sizes"
-                case = f"{layers}, {each.batch} x {each.prompt_tokens} tokens, {served.dtype}"
-                step = f"{1e3 * median(each.step_seconds['engine']):.1f} ms"
-                beside = f"{each.step_speed_up('transformers'):.1f}x as fast as transformers' generate"
-                lines.append(f"| the engine's step | {served.machine.name} | {case} | {step} | | {beside} |")
+    lines += [line for served in serving if not isinstance(served.machine, CPU) for line in _engine_steps(served)]
     hardware = layer_steps["hardware"]
     for step in layer_steps["steps"]:
         if step["dtype"] == "float32":
@@ -56,3 +49,14 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any], serving
     if not gpus:
         lines.append("| the decode kernel | no GPU yet | | not measured yet | | |")
     return "\n".join(lines) + "\n"
+
+
+def _engine_steps(served: ServingResults) -> list[str]:
+    lines = []
+    for each in (served.texts[0], served.texts[-1]):
+        layers = f"{len(served.model.layers)} layers of DeepSeek-V2-Lite's sizes"
+        case = f"{layers}, {each.batch} x {each.prompt_tokens} tokens, {served.dtype}"
+        time = f"{1e3 * median(each.step_seconds['engine']):.1f} ms"
+        beside = f"{each.step_speed_up('transformers'):.1f}x as fast as transformers' generate"
+        lines.append(f"| the engine's step | {served.machine.name} | {case} | {time} | | {beside} |")
+    return lines
