@@ -6,11 +6,13 @@ import pytest
 
 SLOW = (  # kernels that are interpreted or compiled case by case, and whole runs of commands
     "bench/test_command.py",
+    "bench/test_distributed.py",
     "bench/test_kernel.py",
     "bench/test_layer.py",
     "book/test_check_cpus.py",
     "book/test_measured_chapter.py",
     "book/test_run_notebook.py",
+    "distributed/test_ranks.py",
     "kernels/test_decode.py",
     "kernels/test_launch.py",
     "kernels/test_mutations.py",

@@ -9,6 +9,7 @@ from mla_edu.cost import (
     ContextTraffic,
     Move,
     Parallelism,
+    StepTraffic,
     all_reduce_bytes,
     cache_copies,
     check_layout,
@@ -23,6 +24,7 @@ from mla_edu.cost import (
     num_attention_parameters,
     sequence_bytes,
     sequence_share,
+    step_bytes,
     weight_bytes,
     weight_formats,
     weight_share,
@@ -291,6 +293,21 @@ def test_a_loop_over_pairs_of_ranks_finds_the_same_traffic(config, count, tokens
     assert context_bytes(config, count, tokens) == ContextTraffic(queries, lse, outputs)
 
 
+def test_what_a_step_of_deepseek_v3_sends_through_its_61_layers():
+    tensor, data, context = layouts(8).values()
+    added_up = 61 * 2 * 25_088
+    assert step_bytes("deepseek-v3", tensor) == StepTraffic(states=added_up, attention=0)
+    assert step_bytes("deepseek-v3", context, 3) == StepTraffic(3 * added_up, 3 * 61 * 247_296)
+    assert step_bytes("deepseek-v3", context).total == added_up + 61 * 247_296
+    assert [step_bytes("deepseek-v3", data, batch).states // (61 * 200_704) for batch in (1, 8, 9, 24)] == [1, 1, 2, 3]
+    assert step_bytes("deepseek-v3", Parallelism()) == StepTraffic(0, 0)
+    # Of Kimi-Linear's 27 layers 7 have a latent; all add up their states.
+    kimi = get_model("kimi-linear-48b-a3b")
+    two = step_bytes(kimi, Parallelism(context=2))
+    assert two.states == 27 * 2 * all_reduce_bytes(kimi.config, 2)
+    assert two.attention == 7 * context_bytes(kimi.config, 2).total
+
+
 def test_one_copy_of_a_latent_is_enough_to_move():
     whole = kv_cache_bytes("deepseek-v3", 1000)
     assert move_bytes("deepseek-v3", 1000, Parallelism(tensor=8)) == Move(whole, 8 * whole)
@@ -331,6 +348,12 @@ def test_a_layout_in_words():
         (lambda: gather_bytes(V3, 8, 0), "num_tokens is 0"),
         (lambda: context_bytes(LITE, 17), "ranks is 17; expected an integer from 1 to 16"),
         (lambda: context_bytes(LITE, 2, -1), "num_tokens is -1"),
+        (lambda: step_bytes("deepseek-v3", Parallelism(2, 2)), "layout is tp 2 dp 2; expected one of tensor, data"),
+        (lambda: step_bytes("deepseek-v3", Parallelism(pipeline=2)), "layout is pp 2; expected one of"),
+        (lambda: step_bytes("llama-3.1-8b", Parallelism(2)), "model is llama-3.1-8b; expected one with MLA"),
+        (lambda: step_bytes("deepseek-v3.2", Parallelism(2)), "model is deepseek-v3.2; .*no index keys"),
+        (lambda: step_bytes("deepseek-v2-lite", Parallelism(17)), "17 for deepseek-v2-lite; expected at most"),
+        (lambda: step_bytes("deepseek-v3", Parallelism(2), 0), "batch_size is 0"),
     ],
 )
 def test_bad_input_is_one_clear_error(call, message):

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mla_edu.bench.distributed_results import DistributedResults
 from mla_edu.bench.grid import Case
 from mla_edu.bench.results import LAYERS, OURS, LayerResults, Machine, Outcome, Results, Run
 from mla_edu.bench.serving_results import ServingResults
@@ -146,6 +147,32 @@ def print_serving_report(results: ServingResults, console: Console) -> None:
     machine = results.machine
     detail = f"driver {machine.driver}" if isinstance(machine, Machine) else f"{machine.threads} threads"
     console.print(f"\n{machine.name}, {detail}, load average before {load}; {results.date}; {_versions(results)}")
+    if results.toy:
+        _print_toy(console)
+
+
+def print_distributed_report(results: DistributedResults, console: Console) -> None:
+    """A step of each scheme on each number of ranks, its bytes beside the formula's, then the links and the machine."""
+    headings = ("ranks", "tokens", "a rank gets", "formula", "a step", "in exchange", "one process", "cache of a rank")
+    table = _new_table("dealt", *headings)
+    for each in results.exchanges:
+        alone = duration(1e6 * median(each.one_process))
+        exchanging = duration(1e6 * median(each.exchanging)) if each.exchanging else "-"
+        held = size(each.cache_bytes) if each.cache_bytes else "-"
+        counts = [f"{sum(bytes_.values()):,} B" for bytes_ in (each.received, each.formula)]
+        row = [str(each.ranks), str(each.tokens), *counts, duration(each.microseconds), exchanging, alone, held]
+        table.add_row(each.scheme, *row)
+    console.print(table)
+    console.print(f"One layer in bf16, {results.cached:,} cached tokens a sequence; with data, its MLP.")
+    for link in results.links:
+        console.print(
+            f"{link.ranks} ranks over {results.network}: one byte to all takes {duration(1e6 * link.latency_seconds)}, "
+            f"many come at {size(link.bytes_per_s)}/s"
+        )
+    load = "unknown" if results.load_average is None else f"{results.load_average:.1f}"
+    shared = f"threads of a rank: {results.threads}, load average before {load}"
+    machine = f"{results.machine.name}, {results.processors} processors, {shared}"
+    console.print(f"\n{machine}; {results.date}; {_versions(results)}")
     if results.toy:
         _print_toy(console)
 

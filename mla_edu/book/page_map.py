@@ -150,7 +150,7 @@ def page_map(frames: Sequence[Frame], alt: str, *, first: int = 1) -> Picture:
     """
     check_integer("first", first, 0, len(frames) - 1)
     shown, num_pages = frames[first:], len(frames[0].pages)
-    fig, ax = figure(4.4, 0.62 + 0.27 * len(shown))
+    fig, ax = figure(4.3, 0.62 + 0.27 * len(shown))
     for y, frame in enumerate(shown):
         for x, page in enumerate(frame.pages):
             colour, strength = (NEUTRAL, 0.22) if page.state == "idle" else (KEY, 0.55 if len(page.names) > 1 else 0.28)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mla_edu.cache.layer import LayerCache, check_config, check_table
 from mla_edu.cache.pages import PageTable
-from mla_edu.cache.table import SequenceTable
+from mla_edu.cache.table import SequenceTable, Step
 from mla_edu.config import MLAConfig
 from mla_edu.cost import fp8_row_bytes
 from mla_edu.kernels.api import Backend, check_backend, mla_decode
@@ -34,11 +34,7 @@ class Latents(LayerCache):
             ValueError: shape, dtype or device differ from the cache's, or there is no room; nothing is stored.
         """
         with self.step(c_kv.shape[1]) as step:
-            self._check_new(
-                step, c_kv=(c_kv, (self.config.kv_lora_rank,)), k_pe=(k_pe, (self.config.qk_rope_head_dim,))
-            )
-            rows = torch.cat((c_kv, k_pe), dim=-1).detach()
-            self.table.write(self.memory[0], self._pack(rows))
+            self.table.write(self.memory[0], self._pack(self._rows(step, c_kv, k_pe)))
 
     def read(self) -> Iterator[tuple[slice, Float[Tensor, "some length row"]]]:
         """The rows of the sequences, new tokens included, each with its place in the batch.
@@ -47,6 +43,10 @@ class Latents(LayerCache):
         """
         for place, (rows,) in self.table.read(*self.memory):
             yield place, self._unpack(rows)
+
+    def _rows(self, step: Step, c_kv: Tensor, k_pe: Tensor) -> Float[Tensor, "batch new row"]:
+        self._check_new(step, c_kv=(c_kv, (self.config.kv_lora_rank,)), k_pe=(k_pe, (self.config.qk_rope_head_dim,)))
+        return torch.cat((c_kv, k_pe), dim=-1).detach()
 
     def _pack(self, rows: Tensor) -> Tensor:
         return rows
@@ -151,8 +151,12 @@ class PagedLatentCache(Latents):
         width = config.elements_per_token
         if self.is_fp8:
             width = fp8_row_bytes(config.kv_lora_rank, config.qk_rope_head_dim)
-        self.pages = torch.empty((*table.memory_shape, width), dtype=dtype, device=table.seq_lens.device)
+        self.pages = torch.empty((*self._shape(table), width), dtype=dtype, device=table.seq_lens.device)
         super().__init__(config, table, self.pages)
+
+    def _shape(self, table: PageTable) -> tuple[int, int]:
+        """Pages, and tokens of each that are here."""
+        return table.memory_shape
 
     @property
     def new_dtype(self) -> torch.dtype:

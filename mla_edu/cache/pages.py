@@ -149,7 +149,7 @@ class PageTable(SequenceTable):
 
     def write(self, memory: Tensor, new: Tensor) -> None:
         """Put the new tokens of the step under way into a layer's memory, ``[*memory_shape, ...]``."""
-        memory.flatten(0, 1)[self._new_slots(self.now())] = new
+        memory.flatten(0, 1)[self.new_slots(self.now())] = new
 
     def read(self, *memory: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
         """What sequences hold, the new tokens included, one after the other: places in the batch, and copies."""
@@ -187,8 +187,8 @@ class PageTable(SequenceTable):
         self.lengths[sequence] = length
         self.seq_lens[sequence] = length
 
-    def _new_slots(self, step: Step) -> Tensor:
-        """Where the new tokens of a step lie; reckoned for its first layer, and true for all."""
+    def new_slots(self, step: Step) -> Int[Tensor, "batch num_new"]:
+        """Where the new tokens of a step lie in the pool; reckoned for its first layer, and true for all."""
         if step.slots is None:
             step.slots = self._slots(self.blocks(step), step.positions)
         return step.slots

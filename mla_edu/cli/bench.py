@@ -24,7 +24,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder for the file of result
 
 @app.callback(invoke_without_command=True)
 def _help(context: typer.Context) -> None:
-    """Time the decode kernel, a layer, a model or the engine on this machine, beside others and the limit."""
+    """Time the decode kernel, layers, a model or the engine on this machine, beside others and the limit."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -165,6 +165,27 @@ def bench_serving(
     found = serving.run(toy=toy, rounds=rounds, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     console = _wide_console()
     print_serving_report(found, console)
+    if results is not None:
+        console.print(f"written to {found.write(results)}")
+
+
+@app.command("distributed")
+def bench_distributed(
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, such as 2,4.")] = "2,4",
+    toy: Toy = False,
+    rounds: Annotated[int, typer.Option(help="Of each step; the times are medians over them.")] = 5,
+    results: Annotated[Path | None, typer.Option(help="Folder for the file of results.")] = None,
+) -> None:
+    """Time layers that are dealt over several processes, and count what passes between them: torchrun starts them."""
+    need_torch()
+    _check_options(None, results)
+    sizes = [parse_count(each, "--ranks") for each in ranks.split(",")]
+    from mla_edu.bench import distributed
+    from mla_edu.bench.report import print_distributed_report
+
+    found = distributed.run(sizes, toy=toy, rounds=rounds)
+    console = _wide_console()
+    print_distributed_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
 

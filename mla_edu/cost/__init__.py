@@ -61,10 +61,12 @@ from mla_edu.cost.room import Fit, fewest_gpus, fit
 from mla_edu.cost.traffic import (
     ContextTraffic,
     Move,
+    StepTraffic,
     all_reduce_bytes,
     context_bytes,
     gather_bytes,
     move_bytes,
+    step_bytes,
 )
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "Row",
     "RowFormat",
     "SequenceShare",
+    "StepTraffic",
     "absorption_crossover",
     "all_reduce_bytes",
     "attention_cost",
@@ -121,6 +124,7 @@ __all__ = [
     "sequence_bytes",
     "sequence_share",
     "state_bytes",
+    "step_bytes",
     "step_seconds",
     "weight_bytes",
     "weight_format",

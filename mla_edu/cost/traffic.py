@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mla_edu.config import MLAConfig
 from mla_edu.cost.formats import CacheFormat
 from mla_edu.cost.memory import Layer, find_model, sequence_bytes
-from mla_edu.cost.parallel import Parallelism, sequence_share
+from mla_edu.cost.parallel import Parallelism, check_layout, sequence_share
 from mla_edu.hf import ModelSpec
 from mla_edu.validation import check_integer
 
@@ -86,6 +86,50 @@ def context_bytes(
         lse=others * ranks * LSE,
         outputs=others * config.kv_lora_rank * ACTIVATION,
     )
+
+
+@dataclass(frozen=True)
+class StepTraffic:
+    """Bytes that the busiest GPU receives in one decode step, through all layers."""
+
+    states: int  # hidden states: added up after attention and after the MLP, or gathered and scattered back
+    attention: int  # queries, log-sum-exps and partial results, where tokens are dealt
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.states + self.attention
+
+
+def step_bytes(model: str | ModelSpec, layout: Parallelism, batch_size: int = 1) -> StepTraffic:
+    """What travels when each of ``batch_size`` sequences gets one token, in one of the three plain layouts.
+
+    With heads or tokens dealt out, hidden states are added up twice in each layer (``all_reduce_bytes``); with
+    sequences dealt out they are gathered before each layer's MLP or experts and scattered back (``gather_bytes``), for
+    as many as the fullest GPU has. With tokens dealt out, each layer with a latent exchanges ``context_bytes`` besides.
+    Embeddings, logits and what a router sends are not counted.
+
+    Args:
+        model: with MLA in the layers that cache, all of one kind.
+        layout: at most one of ``tensor``, ``data`` and ``context`` above 1, without a pipeline.
+        batch_size: sequences, over all GPUs.
+
+    Raises:
+        ValueError: another layout or model, or a number that is not positive.
+    """
+    spec = find_model(model)
+    check_integer("batch_size", batch_size)
+    if layout.num_gpus != max(layout.tensor, layout.data, layout.context):
+        raise ValueError(f"layout is {layout}; expected one of tensor, data and context above 1")
+    if not isinstance(spec.config, MLAConfig) or any(group.role != "kv" for group in spec.cache):
+        raise ValueError(f"model is {spec.name}; expected one with MLA, its widths known, and no index keys")
+    check_layout(spec, layout)
+    if layout.data > 1:
+        on_each = -(-batch_size // layout.data)
+        return StepTraffic(spec.num_layers * gather_bytes(spec.config, layout.data, on_each), 0)
+    states = 2 * spec.num_layers * all_reduce_bytes(spec.config, layout.group, batch_size)
+    latents = sum(group.layers for group in spec.cache)
+    return StepTraffic(states, latents * context_bytes(spec.config, layout.context, batch_size).total)
 
 
 @dataclass(frozen=True)

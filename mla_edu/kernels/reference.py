@@ -28,14 +28,16 @@ def decode(
         rows = kv_cache[pages].flatten(0, 1)[:length]
         rows = (unpack_fp8(rows, kv_lora_rank) if rows.dtype == torch.uint8 else rows).to(dtype)  # [keys, row]
         scores = torch.einsum("shd,nd->hsn", q[b].to(dtype), rows) * sm_scale
-        broken = ~rows.isfinite().all(dim=-1)  # [keys]: whoever sees one of them gets NaN, and nobody else
-        scores = scores.masked_fill(broken, float("nan"))
+        values = rows[:, :kv_lora_rank]
+        if not rows.sum().isfinite():  # NaN and inf pass through a sum: one look at all rows first
+            broken = ~rows.isfinite().all(dim=-1)  # [keys]: whoever sees one of them gets NaN, and nobody else
+            scores = scores.masked_fill(broken, float("nan"))
+            values = values.masked_fill(broken[:, None], 0)  # a weight of 0 times NaN would be NaN
         if causal:
             # A table of more queries than keys has rows that see nothing.
             mask = causal_mask(s_q, max(length, s_q), device=q.device)[:, max(s_q - length, 0) :]
             scores = scores.masked_fill(~mask, float("-inf"))
         lse[b] = scores.logsumexp(dim=-1)
         weights = torch.exp(scores - lse[b].clamp(min=torch.finfo(dtype).min)[..., None])  # 0 where nothing is seen
-        values = rows[:, :kv_lora_rank].masked_fill(broken[:, None], 0)  # a weight of 0 times NaN would be NaN
         out[b] = torch.einsum("hsn,nc->shc", weights, values)
     return out.to(q.dtype), lse.to(torch.float32 if dtype == torch.float32 else dtype)

@@ -156,17 +156,17 @@ class MultiHeadLatentAttention(nn.Module):
         self, q_nope: Float[Tensor, "batch seq heads nope"], q_pe: Float[Tensor, "batch seq heads rope"]
     ) -> Float[Tensor, "batch seq heads row"]:
         """Queries through W_UK into the space of the latents, the rotary part behind: as cache rows lie."""
-        return torch.cat((_head_by_head(q_nope, self._up()[0]), q_pe), dim=-1)
+        return torch.cat((head_by_head(q_nope, self.up()[0]), q_pe), dim=-1)
 
     def output(self, latent: Float[Tensor, "batch seq heads kv_lora_rank"]) -> Float[Tensor, "batch seq hidden"]:
         """Results of attention over latents, through W_UV and W_O."""
-        return self._project(_head_by_head(latent, self._up()[1].mT))
+        return self._project(head_by_head(latent, self.up()[1].mT))
 
     def _project(self, heads: Float[Tensor, "batch seq heads v_dim"]) -> Float[Tensor, "batch seq hidden"]:
         out: Tensor = self.o_proj(heads.flatten(2))
         return out
 
-    def _up(self) -> tuple[Float[Tensor, "heads nope kv_lora_rank"], Float[Tensor, "heads v kv_lora_rank"]]:
+    def up(self) -> tuple[Float[Tensor, "heads nope kv_lora_rank"], Float[Tensor, "heads v kv_lora_rank"]]:
         """W_UK and W_UV of each head."""
         up: Tensor = self.kv_b_proj.weight.unflatten(0, (self.config.num_attention_heads, -1))
         w_uk, w_uv = up.split((self.config.qk_nope_head_dim, self.config.v_head_dim), dim=1)
@@ -202,7 +202,7 @@ class MultiHeadLatentAttention(nn.Module):
         return merge(parts)[0].to(q.dtype)
 
 
-def _head_by_head(
+def head_by_head(
     x: Float[Tensor, "batch seq heads width"], matrices: Float[Tensor, "heads width out"]
 ) -> Float[Tensor, "batch seq heads out"]:
     """Each head's part through a matrix of its own."""

@@ -88,9 +88,20 @@ def merge(
         parts: results, and the logarithm of the sum of exponentials, natural, -inf where no key was seen.
     """
     outs, lses = (torch.stack(each) for each in zip(*parts, strict=True))
-    lse = lses.logsumexp(dim=0)
-    weights = torch.exp(lses - lse.clamp(min=torch.finfo(lse.dtype).min))
+    weights, lse = merge_weights(lses)
     return (weights[..., None] * outs).sum(dim=0), lse
+
+
+def merge_weights(
+    lses: Float[Tensor, "parts ..."],
+) -> tuple[Float[Tensor, "parts ..."], Float[Tensor, "..."]]:
+    """What the result over each part of the keys counts for in that over all, and the log-sum-exp over all.
+
+    Args:
+        lses: of each part, natural, -inf where no key was seen.
+    """
+    lse = lses.logsumexp(dim=0)
+    return torch.exp(lses - lse.clamp(min=torch.finfo(lse.dtype).min)), lse
 
 
 def _scores_and_values(

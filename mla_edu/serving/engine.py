@@ -127,16 +127,13 @@ class Engine:
         self.table = PageTable(
             num_pages, page_size, rows, device=weight.device, allocator=allocator, spare_pages=int(capture)
         )
-        expanded = mla == "expanded"
-        self.cache = ModelCache(
-            model.config, dtype=weight.dtype, table=self.table, expanded=expanded, backend=backend, mtp=has_layer
-        )
+        self.cache = self._new_cache(backend, has_layer)
         if isinstance(drafter, MTPDrafter):
             drafter.attach(model, self.cache)
         self.scheduler = Scheduler(
             self.table, allocator, max_batch_tokens, share=not recurrent if share_prefixes is None else share_prefixes
         )
-        self._chooses_mode = not expanded and model.config.mla is not None
+        self._chooses_mode = mla == "latent" and model.config.mla is not None
         self._absorbed_from: dict[int, int] = {}  # by new tokens: the fewest keys known to cost less absorbed
         self.graphs = DecodeGraphs(model, self.cache) if capture else None
         self._number = 0
@@ -180,11 +177,7 @@ class Engine:
         Raises:
             ValueError: as ``submit``, before anything has run, or ``params`` are not as many as ``prompts``.
         """
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(prompts)
-        each = list(params)
-        if len(each) != len(prompts):
-            raise ValueError(f"params has {len(each)} entries; expected {len(prompts)}, as prompts")
+        each = params_of_each(prompts, params)
         requests: list[Request] = []
         try:
             for prompt, one in zip(prompts, each, strict=True):
@@ -234,6 +227,10 @@ class Engine:
         if self.drafter is not None:
             self.drafter.propose([each.request for each in work if each.is_last and not each.request.is_over])
         return events
+
+    def _new_cache(self, backend: Backend, mtp: bool) -> ModelCache:
+        dtype, expanded = self.model.embed_tokens.weight.dtype, self.mla == "expanded"
+        return ModelCache(self.model.config, dtype=dtype, table=self.table, expanded=expanded, backend=backend, mtp=mtp)
 
     def _request(self, prompt_tokens: Sequence[int], params: SamplingParams) -> Request:
         if not isinstance(params, SamplingParams):
@@ -330,6 +327,21 @@ class Engine:
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, device=self.model.embed_tokens.weight.device)
+
+
+def params_of_each(
+    prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams] | None
+) -> list[SamplingParams]:
+    """Of each prompt its own ones.
+
+    Raises:
+        ValueError: they are not as many.
+    """
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * len(prompts)
+    if len(params) != len(prompts):
+        raise ValueError(f"params has {len(params)} entries; expected {len(prompts)}, as prompts")
+    return list(params)
 
 
 def _row(work: Work) -> int:

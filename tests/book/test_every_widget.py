@@ -40,6 +40,11 @@ WIDGETS = {
         "serving",
         [*with_sliders("step"), "reset", "previous", "next", "play"],
     ),
+    "many-gpus": (
+        widgets.ManyGPUs,
+        "many-gpus",
+        ["model", "layout_name", "dtype", "gpu", *with_sliders("gpus", "batch", "tokens")],
+    ),
     "softmax-stepper": (widgets.SoftmaxStepper, "triton-and-online-softmax", with_sliders("tile", "step")),
     "measured-results": (
         lambda: widgets.MeasuredResults(measured_gpus(), layer_steps()),
@@ -102,6 +107,8 @@ def test_controls_drawings_and_numbers_have_names(open_page, bare, name):
         ("absorption-crossover", "cached_tokens", 0, 2**20, "cached tokens"),
         ("rope-dial", "distance", 0, 63, "distance t − s"),
         ("decode-roofline", "heads", 1, 128, "heads on this GPU"),
+        ("many-gpus", "gpus", 1, 32, "GPUs"),
+        ("many-gpus", "tokens", 1, 2**20, "tokens in a sequence"),
         ("engine-stepper", "step", 0, 15, "step, of 15"),
         ("softmax-stepper", "tile", 1, 24, "keys in a tile"),
     ],

@@ -1,4 +1,6 @@
-"""What pages compute and write is what Python computes and writes: all of formulas.js and words.js, over drawn inputs.
+"""What pages compute and write is what Python computes and writes, over drawn inputs.
+
+All of formulas.js, traffic.js and words.js.
 
 That a widget shows what they give is tested once for each widget.
 """
@@ -17,6 +19,7 @@ from pydantic import BaseModel
 
 import mla_edu
 from mla_edu import cost, words
+from mla_edu.book.widgets.many_gpus import shown_models
 from mla_edu.hf import CacheGroup, ModelSpec, WeightFormat, Weights
 from mla_edu.ops.rope import rope_frequencies, rotate
 from mla_edu.registry import get_gpu, get_model, list_models
@@ -108,8 +111,9 @@ ANSWERS = """
 
 @pytest.fixture(scope="module")
 def page(browser):
-    """A page with the functions of both files."""
-    source = "\n".join((WIDGETS / name).read_text(encoding="utf-8") for name in ("words.js", "formulas.js"))
+    """A page with the functions of all three files."""
+    names = ("words.js", "formulas.js", "traffic.js")
+    source = "\n".join((WIDGETS / name).read_text(encoding="utf-8") for name in names)
     page = browser.new_page()
     page.add_script_tag(content=source + ANSWERS)
     yield page
@@ -216,6 +220,21 @@ def test_bytes_and_kinds_of_layers(page, data, config, num_tokens):
         [config.elements_per_token, "elements_per_token", config],
         [cost.kv_cache_bytes(config, num_tokens, 3, dtype), "kv_cache_bytes", config, num_tokens, 3, dtype],
     )
+
+
+@many
+@given(st.data(), mla_layers(), st.integers(1, 1024), st.integers(1, 2**12))
+def test_what_travels(page, data, config, ranks, num_tokens):
+    among = min(ranks, config.num_attention_heads)
+    same(
+        page,
+        [cost.all_reduce_bytes(config, ranks, num_tokens), "all_reduce_bytes", config, ranks, num_tokens],
+        [cost.gather_bytes(config, ranks, num_tokens), "gather_bytes", config, ranks, num_tokens],
+        [cost.context_bytes(config, among, num_tokens), "context_bytes", config, among, num_tokens],
+    )
+    model = data.draw(st.sampled_from(shown_models()).map(get_model))
+    layout = data.draw(st.sampled_from([*cost.layouts(min(ranks, model.num_attention_heads)).values()]))
+    same(page, [cost.step_bytes(model, layout, num_tokens), "step_bytes", model, layout, num_tokens])
 
 
 @many

@@ -169,3 +169,30 @@ def test_an_infinity_in_a_new_token_has_no_effect_on_the_tokens_before_it(backen
     expected = problem.expected()
     check_answer((out[:, :1], lse[..., :1]), (expected[0][:, :1], expected[1][..., :1]))
     assert out[:, 1:].isnan().all() and lse[..., 1:].isnan().all()
+
+
+def test_finite_rows_whose_sum_overflows_are_no_nan_in_the_reference():
+    problem = random_problem([70], num_heads=2, s_q=2, page_size=16, dtype="fp32", seed=1, device="cpu")
+    rows = problem.kv_cache.nan_to_num(0).abs()
+    larger = 2.0**120  # a power of two: products with it are exact
+    assert (rows * larger).sum().isinf()
+    assert (rows * larger).isfinite().all()
+    options = {**problem.options, "backend": "reference", "return_lse": True}
+    out, lse = mla_decode(problem.q, rows, *problem.tensors[2:], **options)
+    large, same = mla_decode(problem.q / larger, rows * larger, *problem.tensors[2:], **options)
+    assert torch.equal(large, out * larger)
+    assert torch.equal(same, lse)
+
+
+@pytest.mark.parametrize("values", [(float("inf"),), (float("inf"), -float("inf"))])
+def test_an_infinite_number_in_a_token_is_as_a_nan_in_the_reference(values):
+    problem = random_problem([70, 40], num_heads=2, s_q=3, page_size=16, dtype="fp32", seed=2, device="cpu")
+    broken = copy_of(problem)
+    for place, value in enumerate(values):
+        row_of(broken, 0, 68)[place] = value
+    nan = all_who_see(problem, [(0, 68, 0)])
+    out, lse = mla_decode(*problem.tensors, **problem.options, backend="reference", return_lse=True)
+    expected = out.masked_fill(nan[..., None], NAN), lse.masked_fill(nan.transpose(1, 2), NAN)
+    answer = mla_decode(*broken.tensors, **problem.options, backend="reference", return_lse=True)
+    assert all(torch.equal(got.nan_to_num(7), want.nan_to_num(7)) for got, want in zip(answer, expected, strict=True))
+    assert 0 < nan.sum() < nan.numel()

@@ -70,19 +70,40 @@ def test_texts_whose_names_have_one_hash_are_still_two_texts(monkeypatch):
 
 
 def test_a_request_can_be_cancelled_at_every_moment():
+    moments = set()
     for steps in range(9):
         engine = engine_of(max_batch_tokens=3, drafter=Guesses("mla", 3, 0.7, steps))
         kept, cancelled = (engine.submit(PROMPT, SamplingParams(max_new_tokens=6)) for _ in range(2))
         for _ in range(steps):
             engine.step()
-        states = {cancelled.state}
+        state, computed = cancelled.state, engine.scheduler.num_computed(cancelled)
+        moments |= {state, "mid-chunk" if 0 < computed < len(PROMPT) else "", "to verify" if cancelled.drafts else ""}
         engine.cancel(cancelled)
         engine.cancel(cancelled)
-        assert cancelled.state == "cancelled" or states == {"finished"}
+        assert cancelled.state == "cancelled" or state == "finished"
         finish(engine)
         assert kept.output == plain("mla", PROMPT, 6)
         assert plain("mla", PROMPT, 6)[: len(cancelled.output)] == cancelled.output
         assert is_whole(engine)
+    assert moments >= {"waiting", "mid-chunk", "to verify"}
+
+
+@pytest.mark.parametrize("mla", ["latent", "expanded"])
+@pytest.mark.parametrize("name", ["mla", "gqa"])
+def test_nan_in_free_pages_reaches_nobody(name, mla):
+    """After each step, in every page that came back and has no name: a page is written before it is read."""
+    engine = engine_of(name, num_pages=7, mla=mla, max_batch_tokens=6, drafter=Guesses(name, 3, 0.6, 1))
+    requests = [engine.submit(PROMPT[:start], SamplingParams(max_new_tokens=9)) for start in (8, 5, 8)]
+    poisoned, states = 0, engine.table.allocator.state
+    while not engine.is_idle:
+        engine.step()
+        free = [page for page in range(7) if states(page) == "free"]
+        poisoned += len(free)
+        for memory in (memory for cache in engine.cache.layers for memory in cache.memory):
+            memory[free] = float("nan")
+    assert [request.output for request in requests] == [plain(name, request.prompt, 9) for request in requests]
+    assert engine.stats.preempted
+    assert poisoned
 
 
 def test_a_stop_token_within_right_guesses_ends_the_text_before_it():
@@ -151,6 +172,24 @@ def test_an_error_within_a_step_leaves_every_request_as_it_was(after, place, mon
     finish(engine)
     assert greedy.output == plain("mla", PROMPT, 6)
     assert [drawn.output] == expected
+    assert is_whole(engine)
+
+
+def test_an_error_of_a_drafter_costs_guesses_and_no_token():
+    class Fails(NGramDrafter):
+        def propose(self, requests):
+            super().propose(requests)
+            raise RuntimeError("no guess")
+
+    engine = engine_of(drafter=Fails())
+    request = engine.submit((7, 1, 7, 1), SamplingParams(max_new_tokens=6))
+    while not engine.is_idle:
+        try:
+            engine.step()
+        except RuntimeError as error:
+            assert str(error) == "no guess"
+    assert request.output == plain("mla", (7, 1, 7, 1), 6)
+    engine.drafter = None
     assert is_whole(engine)
 
 

@@ -9,6 +9,7 @@ from mla_edu.book.widgets.absorption_crossover import AbsorptionCrossover
 from mla_edu.book.widgets.decode_roofline import DecodeRoofline
 from mla_edu.book.widgets.engine_stepper import EngineStepper
 from mla_edu.book.widgets.kv_cache_explorer import KVCacheExplorer
+from mla_edu.book.widgets.many_gpus import ManyGPUs
 from mla_edu.book.widgets.measured_results import MeasuredResults
 from mla_edu.book.widgets.rope_dial import RopeDial
 from mla_edu.book.widgets.softmax_stepper import SoftmaxStepper
@@ -18,6 +19,7 @@ __all__ = [
     "DecodeRoofline",
     "EngineStepper",
     "KVCacheExplorer",
+    "ManyGPUs",
     "MeasuredResults",
     "RopeDial",
     "SoftmaxStepper",

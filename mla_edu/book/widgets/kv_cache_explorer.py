@@ -181,7 +181,7 @@ def quantities(
     }
 
 
-def _record(model: ModelSpec) -> dict[str, Any]:
+def record(model: ModelSpec) -> dict[str, Any]:
     """What the browser needs to know of a model."""
     gqa = {"num_key_value_heads", "head_dim", "qkv_bias", "o_bias"}
     latent = {"kv_lora_rank", "qk_rope_head_dim"}
@@ -245,7 +245,7 @@ class KVCacheExplorer(Widget):
         if isinstance(models, str):
             raise ValueError(f"models is {models!r}; expected a list of 1 to {MOST_MODELS} names")
         registry = {
-            "models": [_record(get_model(name)) for name in list_models()],
+            "models": [record(get_model(name)) for name in list_models()],
             "gpus": [get_gpu(name).model_dump(include={"name", "title", "memory"}) for name in list_gpus()],
             "own_limits": OWN_LIMITS,
         }
