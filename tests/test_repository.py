@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mla_edu
-from mla_edu.bench.results import layer_steps, measured_gpus
+from mla_edu.bench.results import layer_steps, measured, measured_gpus
+from mla_edu.bench.serving_results import ServingResults
 from mla_edu.book.readme import measured_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +98,7 @@ def test_readme_code_runs():
 
 
 def test_readme_leads_with_what_was_measured():
-    wanted = measured_table(measured_gpus(), layer_steps())
+    wanted = measured_table(measured_gpus(), layer_steps(), measured(ServingResults))
     readme = read("README.md")
     assert wanted in readme
     assert readme.index(wanted) < readme.index("## What you find")

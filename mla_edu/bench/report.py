@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mla_edu.bench.distributed_results import DistributedResults
 from mla_edu.bench.grid import Case
-from mla_edu.bench.results import LAYERS, OURS, LayerResults, Outcome, Results, Run
+from mla_edu.bench.results import LAYERS, OURS, LayerResults, Machine, Outcome, Results, Run
 from mla_edu.bench.serving_results import ServingResults
 
 if TYPE_CHECKING:  # they read torch
@@ -112,16 +112,20 @@ def print_width_report(found: "Sweep", console: Console) -> None:
 def print_serving_report(results: ServingResults, console: Console) -> None:
     """The texts as a table, then each other part in a line, then the machine."""
     others = [name for name in results.texts[0].seconds if name != "engine"]
+    in_steps = [name for name in results.texts[0].step_seconds if name != "engine"]
     headings = ["engine, tokens/s", *(f"{name}, tokens/s" for name in others), *(f"over {name}" for name in others)]
-    table = _new_table("texts", "prompt", *headings, "a step", "its own share")
+    table = _new_table("texts", "prompt", *headings, *(f"a step over {name}" for name in in_steps), "its own share")
     for each in results.texts:
         rates = [digits(each.tokens_per_s(name)) for name in ("engine", *others)]
         ratios = [ratio(each.speed_up(name)) for name in others]
         share = percent(median(each.outside_model))
-        steps = ratio(each.step_speed_up("transformers"))
-        table.add_row(str(each.batch), str(each.prompt_tokens), *rates, *ratios, steps, share)
+        steps = [ratio(each.step_speed_up(name)) for name in in_steps]
+        table.add_row(str(each.batch), str(each.prompt_tokens), *rates, *ratios, *steps, share)
     console.print(table)
-    console.print("a step: the engine over transformers behind the first tokens. its own share: all but the model.")
+    console.print("a step: the engine's behind the first tokens, over others. its own share: all but the model.")
+    for name in results.texts[0].step_seconds:
+        per_s = ", ".join(f"{digits(each.step_tokens_per_s(name))} by {each.batch}" for each in results.texts)
+        console.print(f"{name}, tokens/s behind the first: {per_s}")
     console.print(f"continuous batching of transformers {results.continuous_batching}")
     first, once, verified, own = results.first_token, results.at_once, results.verification, results.own_cost
     console.print(
@@ -144,8 +148,9 @@ def print_serving_report(results: ServingResults, console: Console) -> None:
         f"{duration(1e6 * median(own.engine))}"
     )
     load = "unknown" if results.load_average is None else f"{results.load_average:.1f}"
-    machine = f"{results.machine.name}, {results.machine.threads} threads, load average before {load}"
-    console.print(f"\n{machine}; {results.date}; {_versions(results)}")
+    machine = results.machine
+    detail = f"driver {machine.driver}" if isinstance(machine, Machine) else f"{machine.threads} threads"
+    console.print(f"\n{machine.name}, {detail}, load average before {load}; {results.date}; {_versions(results)}")
     if results.toy:
         _print_toy(console)
 

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_serializer, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_serializer, model_validator
 
-from mla_edu.bench.results import CPU, Outcome, Record
+from mla_edu.bench.results import CPU, Machine, Outcome, Record
 from mla_edu.models.config import ModelConfig
 
 Seconds = list[PositiveFloat]  # one of each round, in which the rivals took turns
@@ -23,10 +23,11 @@ class Texts(Record):
 
     batch: PositiveInt  # texts at a time
     prompt_tokens: PositiveInt  # of each
-    new_tokens: PositiveInt  # of each; the same ones whoever writes, which is checked before
+    new_tokens: PositiveInt  # of each; in float32 the same ones whoever writes, which is checked
     seconds: dict[str, Seconds]  # from the prompts to the last tokens
     step_seconds: dict[str, Seconds]  # of one token for all, behind the first; of those who let it be seen
     outside_model: list[NonNegativeFloat]  # share of the engine's steps that is scheduler, pages and choice
+    same: dict[str, NonNegativeFloat] = Field(default_factory=dict)  # share of tokens before one is not the engine's
 
     @model_validator(mode="after")
     def _as_many_rounds(self) -> Self:
@@ -42,6 +43,10 @@ class Texts(Record):
     def speed_up(self, name: str) -> float:
         """How many times as fast as another the engine is."""
         return times_as_fast(self.seconds["engine"], self.seconds[name])
+
+    def step_tokens_per_s(self, name: str) -> float:
+        """Tokens written in a second behind the first ones."""
+        return self.batch / statistics.median(self.step_seconds[name])
 
     def step_speed_up(self, name: str) -> float:
         """The same of the steps behind the first tokens."""
@@ -66,7 +71,7 @@ class AtOnce(Record):
     """The same requests in pools of as many bytes, of latents and of the keys and values of every head."""
 
     page_size: PositiveInt
-    tokens: PositiveInt  # of a request, which takes two pages from its start to its end
+    tokens: PositiveInt  # of a request
     requests: PositiveInt  # in all
     pool_bytes: dict[Storage, PositiveInt]
     most: dict[Storage, PositiveInt]  # requests that took part in one step
@@ -108,10 +113,12 @@ class ServingResults(Outcome):
 
     grid: ClassVar[str] = "serving"
 
-    machine: CPU
+    machine: Machine | CPU
     load_average: NonNegativeFloat | None = None  # processes that ran in the minute before; None where none tells
     model: ModelConfig  # what was served
-    weight_bytes: PositiveInt  # in float32
+    dtype: Literal["fp32", "bf16"] = "fp32"  # of its weights
+    weight_bytes: PositiveInt
+    logits_error: NonNegativeFloat | None = None  # of its logits, relative to those of transformers
     continuous_batching: str  # of transformers: "runs", or why not
     texts: list[Texts]
     first_token: FirstToken

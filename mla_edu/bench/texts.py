@@ -1,11 +1,9 @@
 """The same texts written by the engine, by the plain loop of transformers, and by its continuous batching."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,55 +11,66 @@ from torch import Tensor
 
 from mla_edu.bench.libraries import Unsupported, load
 from mla_edu.bench.transformers_layer import EXTRA
-from mla_edu.models import Decoder, save_model
+from mla_edu.models import Decoder
+from mla_edu.models.save import hf_config
 from mla_edu.serving import Engine, SamplingParams
 
 PAGE_SIZE = 64
 
 
 @contextmanager
-def watched(model: Decoder) -> Iterator[list[float]]:
-    """While it lasts, the seconds of each call of the two parts of a model that an engine's step calls."""
+def watched(engine: Engine) -> Iterator[list[float]]:
+    """While it lasts, the seconds of each call of a part of the model that the engine's steps call, or of a graph."""
     taken: list[float] = []
+    under_way: list[bool] = []
+    on_gpu = engine.table.seq_lens.is_cuda
 
-    def timed(part: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*arguments: Any) -> Tensor:
-            start = time.perf_counter()
-            out = part(*arguments)
-            taken.append(time.perf_counter() - start)
+    def timed(part: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if under_way:  # a graph runs the model's parts
+                return part(*arguments)
+            under_way.append(True)
+            try:
+                start = time.perf_counter()
+                out = part(*arguments)
+                if on_gpu:
+                    torch.cuda.synchronize()
+                taken.append(time.perf_counter() - start)
+            finally:
+                under_way.pop()
             return out
 
         return call
 
-    parts = ("hidden_states", "logits")
-    vars(model).update({name: timed(getattr(model, name)) for name in parts})
+    parts: list[tuple[Any, str]] = [(engine.model, "hidden_states"), (engine.model, "logits")]
+    if engine.graphs is not None:
+        parts.append((engine.graphs, "run"))
+    for owner, name in parts:
+        vars(owner)[name] = timed(getattr(owner, name))
     try:
         yield taken
     finally:
-        for name in parts:
-            del vars(model)[name]
+        for owner, name in parts:
+            del vars(owner)[name]
 
 
 def engine_loop(
-    model: Decoder, prompts: Sequence[Sequence[int]], num_new: int
+    engine: Engine, prompts: Sequence[Sequence[int]], num_new: int
 ) -> tuple[list[list[int]], list[float], float]:
-    """Greedy texts by an engine whose first step takes the prompts whole.
+    """Greedy texts by an engine.
 
     Args:
-        model: of ours.
-        prompts: of one length.
+        engine: idle; its first step takes the prompts whole.
+        prompts: of one length, whose beginnings it has not seen.
         num_new: tokens that each is written on with, two or more.
 
     Returns:
         The new tokens of each, the seconds after which each token of all of them was there, and what share of the
         steps behind the first one passed outside of the model.
     """
-    length = len(prompts[0])
-    pages = len(prompts) * -(-(length + num_new) // PAGE_SIZE)
-    engine = Engine(model, pages, PAGE_SIZE, max_batch_tokens=len(prompts) * length)
     start, stamps = time.perf_counter(), []
     requests = [engine.submit(prompt, SamplingParams(max_new_tokens=num_new)) for prompt in prompts]
-    with watched(model) as taken:
+    with watched(engine) as taken:
         while not engine.is_idle:
             engine.step()
             stamps.append(time.perf_counter() - start)
@@ -75,12 +84,43 @@ def check_same(ours: Any, theirs: Any, where: str) -> None:
         raise RuntimeError(f"{where}: the texts are {ours} and {theirs}; expected the same tokens")
 
 
+def same_share(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> float:
+    """The share of tokens that stand before the first one in which two texts differ."""
+    alike = 0
+    for one, other in zip(ours, theirs, strict=True):
+        differs = [a != b for a, b in zip(one, other, strict=True)]
+        alike += differs.index(True) if True in differs else len(one)
+    return alike / sum(map(len, ours))
+
+
 def transformers_model(model: Decoder) -> Any:
-    """The model of transformers that a model of ours is, written into a temporary folder and read by it."""
-    with tempfile.TemporaryDirectory() as parent:
-        save_model(model, Path(parent) / "model")
-        found = load("transformers", EXTRA).AutoModelForCausalLM.from_pretrained(Path(parent) / "model")
+    """The model of transformers that a model of ours is: its weights are the very memory of ours.
+
+    Raises:
+        Unsupported: the installed version names its weights otherwise.
+    """
+    transformers, weight = load("transformers", EXTRA), model.embed_tokens.weight
+    values = hf_config(model.config)
+    config = transformers.AutoConfig.for_model(**values)
+    with torch.device("meta"):
+        found = transformers.AutoModelForCausalLM.from_config(config, dtype=weight.dtype)
+    weights = {
+        name if name.startswith("lm_head") else f"model.{name}": each for name, each in model.state_dict().items()
+    }
+    try:
+        found.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise Unsupported(" ".join(str(error).split())[:200]) from None
+    rotary = found.model.rotary_emb
+    found.model.rotary_emb = type(rotary)(found.config).to(weight.device)  # its angles are no weights
     return found.eval()
+
+
+@torch.no_grad()
+def logits_error(model: Decoder, theirs: Any, tokens: Tensor) -> float:
+    """How far the logits behind some prompts are from those of transformers, relative, in the Euclidean norm."""
+    expected = theirs(tokens, use_cache=False).logits[:, -1].double()
+    return float((model(tokens)[:, -1].double() - expected).norm() / expected.norm())
 
 
 class _Stamps:
@@ -109,7 +149,7 @@ def plain_loop(model: Any, prompts: Sequence[Sequence[int]], num_new: int) -> tu
     Returns:
         The new tokens of each, and the seconds after which each token of all of them was there.
     """
-    tokens = torch.tensor(prompts)
+    tokens = torch.tensor(prompts, device=model.device)
     stamps = _Stamps()
     options = {"attention_mask": torch.ones_like(tokens), "do_sample": False, "pad_token_id": 0}
     whole = model.generate(tokens, max_new_tokens=num_new, streamer=stamps, **options)

@@ -173,7 +173,7 @@ class PagedLatentCache(Latents):
         return mla_decode(
             q,
             self.pages,
-            step.select(self.table.block_table),
+            self.table.blocks(step),
             step.seq_lens,
             kv_lora_rank=self.config.kv_lora_rank,
             sm_scale=sm_scale,

@@ -105,6 +105,8 @@ class PageTable(SequenceTable):
         max_seq_len: tokens of the longest sequence; None for as many as the pool holds.
         device: where the caches lie; None for torch's default.
         allocator: of the pool; None for one that knows nothing of what the pages hold.
+        spare_pages: pages of memory behind the pool, which no sequence is ever given: room for what is computed to fill
+            up a batch.
 
     Attributes:
         allocator: of the pool.
@@ -124,10 +126,11 @@ class PageTable(SequenceTable):
         device: torch.device | str | None = None,
         *,
         allocator: PageAllocator | None = None,
+        spare_pages: int = 0,
     ):
         check_sizes(num_pages=num_pages, page_size=page_size)
         super().__init__(batch_size, num_pages * page_size if max_seq_len is None else max_seq_len, device)
-        self.page_size = page_size
+        self.page_size, self.spare_pages = page_size, spare_pages
         self.allocator = allocator or PageAllocator(num_pages)
         self.pages_of: list[list[int]] = [[] for _ in range(batch_size)]
         max_pages = -(-self.max_seq_len // page_size)
@@ -135,8 +138,14 @@ class PageTable(SequenceTable):
 
     @property
     def memory_shape(self) -> tuple[int, int]:
-        """What the memory of a layer begins with: ``(num_pages, page_size)``."""
-        return self.allocator.num_pages, self.page_size
+        """What the memory of a layer begins with: ``(num_pages + spare_pages, page_size)``."""
+        return self.allocator.num_pages + self.spare_pages, self.page_size
+
+    def blocks(self, step: Step) -> Int[Tensor, "batch max_pages"]:
+        """The block table of a step's sequences; picked out for its first layer, and true for all."""
+        if step.blocks is None:
+            step.blocks = step.select(self.block_table)
+        return step.blocks
 
     def write(self, memory: Tensor, new: Tensor) -> None:
         """Put the new tokens of the step under way into a layer's memory, ``[*memory_shape, ...]``."""
@@ -181,7 +190,7 @@ class PageTable(SequenceTable):
     def new_slots(self, step: Step) -> Int[Tensor, "batch num_new"]:
         """Where the new tokens of a step lie in the pool; reckoned for its first layer, and true for all."""
         if step.slots is None:
-            step.slots = self._slots(step.select(self.block_table), step.positions)
+            step.slots = self._slots(self.blocks(step), step.positions)
         return step.slots
 
     def _slots(self, block_table: Int[Tensor, "batch max_pages"], positions: Int[Tensor, "batch tokens"]) -> Tensor:

@@ -30,9 +30,11 @@ class Step:
         lengths: tokens of each sequence, the new ones included.
         index: ``sequences`` on the device; None where they are all of the table's, in order.
         slots: where a table of pages puts the new tokens, once a layer has asked.
+        blocks: the sequences' rows of its block table, likewise.
     """
 
     slots: Tensor | None = None
+    blocks: Tensor | None = None
 
     def __init__(self, table: "SequenceTable", sequences: Sequence[int] | None, num_new: int):
         self.table = table

@@ -200,13 +200,18 @@ def bench_serving(
     rounds: Annotated[int, typer.Option(help="Of each part; the times are medians over them.")] = 5,
     results: Annotated[Path | None, typer.Option(help="Folder for the file of results.")] = None,
 ) -> None:
-    """Time the engine on the CPU, beside transformers, with a model of DeepSeek-V2-Lite's widths: takes 3 GB."""
+    """Time the engine beside transformers: on a GPU with DeepSeek-V2-Lite's sizes, in 60 GB, or else on the CPU, in 3.
+
+    The weights are random, and on a CPU the layers two. A GPU's steps are timed captured and uncaptured.
+    """
     need_torch()
+    import torch
+
     _check_options(None, results)
     from mla_edu.bench import serving
     from mla_edu.bench.report import print_serving_report
 
-    found = serving.run(toy=toy, rounds=rounds)
+    found = serving.run(toy=toy, rounds=rounds, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     console = _wide_console()
     print_serving_report(found, console)
     if results is not None:

@@ -1,6 +1,7 @@
 """Engines whose model is dealt over ranks, one for each way of dealing.
 
-Each rank has an engine of its own and calls it as the others do: a step is made by all of them or by none.
+Each rank has an engine of its own and calls it as the others do: a step is made by all of them or by none. None is
+captured as a CUDA graph.
 """
 
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ class TensorParallelEngine(LockstepEngine):
     def __init__(self, model: Decoder, ranks: Ranks, num_pages: int, **options: Unpack[Options]):
         self.ranks = ranks
         _check_same(ranks, self, num_pages, options)
-        super().__init__(tensor_parallel(model, ranks), num_pages, **options)
+        super().__init__(tensor_parallel(model, ranks), num_pages, capture=False, **options)
 
 
 class ContextParallelEngine(LockstepEngine):
@@ -117,7 +118,7 @@ class ContextParallelEngine(LockstepEngine):
         self.ranks = ranks
         _check_same(ranks, self, num_pages, options)
         dealt = context_parallel(model, ranks, before_absorption=before_absorption)
-        super().__init__(dealt, num_pages, **options)
+        super().__init__(dealt, num_pages, capture=False, **options)
 
     def _new_cache(self, backend: Backend, mtp: bool) -> ModelCache:
         dtype = self.model.embed_tokens.weight.dtype
@@ -181,7 +182,7 @@ class DataParallelEngine(Engine):
             raise ValueError("drafter is an MTPDrafter; expected one without a layer, since ranks draft at other times")
         self.ranks, self.meeting = ranks, Meeting(ranks)
         _check_same(ranks, self, num_pages, options)
-        super().__init__(data_parallel(model, self.meeting), num_pages, **options)
+        super().__init__(data_parallel(model, self.meeting), num_pages, capture=False, **options)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams] | None = None

@@ -10,6 +10,8 @@ from torch.nn.functional import linear, silu
 from mla_edu.config import MoEConfig
 from mla_edu.layers.mlp import SwiGLU
 
+FEW = 256  # tokens: up to here reading all experts takes a GPU at least about as long as multiplying by them
+
 
 class Routing(NamedTuple):
     """Which experts each token takes, and with which weights."""
@@ -125,7 +127,18 @@ class Experts(nn.Module):
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
     def forward(self, x: Float[Tensor, "tokens hidden"], routing: Routing) -> Float[Tensor, "tokens hidden"]:
-        """The weighted sum of what each token's experts make of it."""
+        """The weighted sum of what each token's experts make of it.
+
+        Where the GPU has a product of groups, and for few tokens on any GPU, nothing is read back, so that a CUDA graph
+        can hold it.
+        """
+        made = None
+        if self._has_grouped_product(x):
+            made = self.grouped(x, routing)
+        elif x.device.type != "cpu" and len(x) <= FEW:
+            made = self.gathered(x, routing) if self.gathering_is_less(routing) else self.all_at_once(x, routing)
+        if made is not None:
+            return (made * routing.weights[..., None].to(x.dtype)).sum(dim=1)
         chosen = routing.experts.shape[-1]
         order = routing.experts.flatten().argsort()
         tokens = order // chosen
@@ -139,6 +152,51 @@ class Experts(nn.Module):
         return (
             torch.zeros_like(x).index_add(0, tokens, torch.cat(results) * weights) if results else torch.zeros_like(x)
         )
+
+    def _has_grouped_product(self, x: Float[Tensor, "tokens hidden"]) -> bool:
+        """Whether torch multiplies groups in one kernel: on Hopper, numbers of 16 bits in rows of 16 bytes.
+
+        Elsewhere its ``grouped_mm`` reads the sizes of the groups back, and loops.
+        """
+        weight = self.down_proj
+        if not (len(x) and x.is_cuda and x.dtype == weight.dtype == torch.bfloat16):
+            return False
+        aligned = weight.shape[1] % 8 == weight.shape[2] % 8 == 0
+        hopper: bool = torch.cuda.get_device_capability(x.device)[0] == 9
+        return aligned and hopper and hasattr(torch.nn.functional, "grouped_mm")  # since torch 2.10
+
+    def grouped(self, x: Float[Tensor, "tokens hidden"], routing: Routing) -> Float[Tensor, "tokens chosen hidden"]:
+        """What each token's experts make of it: the rows of an expert side by side, its weights read once."""
+        experts, order = routing.experts.flatten().sort()
+        numbers = torch.arange(len(self.gate_up_proj), device=x.device)
+        ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)
+        rows = x[order // routing.experts.shape[-1]]
+        gate, up = torch.nn.functional.grouped_mm(rows, self.gate_up_proj.mT, offs=ends).chunk(2, dim=-1)
+        results = torch.nn.functional.grouped_mm(silu(gate) * up, self.down_proj.mT, offs=ends)
+        return torch.empty_like(results).index_copy(0, order, results).view(*routing.experts.shape, -1)
+
+    def gathering_is_less(self, routing: Routing) -> bool:
+        """Whether ``gathered`` moves fewer bytes than ``all_at_once``: each chosen expert thrice, or each of all once.
+
+        A chosen expert's weights are read, written to where the product wants them, and read again there.
+        """
+        return 3 * routing.experts.numel() < len(self.gate_up_proj)
+
+    def gathered(self, x: Float[Tensor, "tokens hidden"], routing: Routing) -> Float[Tensor, "tokens chosen hidden"]:
+        """What each token's experts make of it, through copies of their weights, one for each time one is chosen."""
+        experts = routing.experts.flatten()
+        each = x.repeat_interleave(routing.experts.shape[-1], dim=0)[..., None]
+        gate, up = torch.bmm(self.gate_up_proj[experts], each).chunk(2, dim=1)
+        results = torch.bmm(self.down_proj[experts], silu(gate) * up)
+        return results.view(*routing.experts.shape, x.shape[-1])
+
+    def all_at_once(self, x: Float[Tensor, "tokens hidden"], routing: Routing) -> Float[Tensor, "tokens chosen hidden"]:
+        """The same, picked from what all experts make of all tokens."""
+        each = x.expand(len(self.gate_up_proj), -1, -1)
+        gate, up = torch.bmm(each, self.gate_up_proj.mT).chunk(2, dim=-1)
+        results = torch.bmm(silu(gate) * up, self.down_proj.mT)
+        tokens = torch.arange(len(x), device=x.device)[:, None]
+        return results[routing.experts, tokens]
 
 
 class MixtureOfExperts(nn.Module):

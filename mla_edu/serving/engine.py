@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.prefix import PrefixAllocator
+from mla_edu.cache.table import Step
 from mla_edu.config import Mamba2Config
 from mla_edu.cost import cheaper_mode
 from mla_edu.kernels.api import Backend, check_backend
@@ -16,6 +17,7 @@ from mla_edu.models.cache import ModelCache
 from mla_edu.models.decoder import Decoder
 from mla_edu.ops.rope import check_positions
 from mla_edu.serving.draft import Drafter, MTPDrafter
+from mla_edu.serving.graph import DecodeGraphs
 from mla_edu.serving.request import Event, Request, SamplingParams
 from mla_edu.serving.schedule import Scheduler, Work
 from mla_edu.serving.speculate import verify, verify_greedy
@@ -65,10 +67,14 @@ class Engine:
         drafter: guesses tokens, which a step then verifies; None for none.
         share_prefixes: whether full pages are kept and found again by requests with the same beginning; None for
             wherever all layers are attention, since a recurrent state cannot be entered in the middle.
+        capture: whether steps of one new token for each request, and as many guesses, run as CUDA graphs, in batches
+            filled up to a power of two; None for wherever they can: all layers keep latents, on a GPU. A CPU takes the
+            same steps unrecorded.
 
     Attributes:
         table: lengths and pages of the requests that run.
         cache: what the layers keep.
+        graphs: of the steps that are captured; None where none is.
         stats: what was done so far.
 
     Raises:
@@ -88,6 +94,7 @@ class Engine:
         *,
         drafter: Drafter | None = None,
         share_prefixes: bool | None = None,
+        capture: bool | None = None,
     ):
         if not isinstance(model, Decoder):
             raise TypeError(f"model is a {type(model).__name__}; expected a Decoder")
@@ -107,12 +114,19 @@ class Engine:
         if recurrent and (share_prefixes or drafter is not None):
             argument = "share_prefixes is True" if share_prefixes else "a drafter is given"
             raise ValueError(f"{argument}; expected a model without recurrent layers, whose states cannot be cut back")
-        self.model, self.drafter, self.mla = model, drafter, mla
         weight = model.embed_tokens.weight
+        only_latents = mla == "latent" and set(model.config.layers) == {"mla"}
+        if capture and not only_latents:
+            raise ValueError(f"capture is True with mla {mla!r} and {set(model.config.layers)}; expected latents alone")
+        if capture is None:
+            capture = only_latents and weight.is_cuda and backend != "reference"
+        self.model, self.drafter, self.mla = model, drafter, mla
         has_layer = isinstance(drafter, MTPDrafter)
         allocator = PrefixAllocator(num_pages, page_size, lookahead=int(has_layer))
         rows = min(num_pages, max_batch_tokens)
-        self.table = PageTable(num_pages, page_size, rows, device=weight.device, allocator=allocator)
+        self.table = PageTable(
+            num_pages, page_size, rows, device=weight.device, allocator=allocator, spare_pages=int(capture)
+        )
         self.cache = self._new_cache(backend, has_layer)
         if isinstance(drafter, MTPDrafter):
             drafter.attach(model, self.cache)
@@ -121,6 +135,7 @@ class Engine:
         )
         self._chooses_mode = mla == "latent" and model.config.mla is not None
         self._absorbed_from: dict[int, int] = {}  # by new tokens: the fewest keys known to cost less absorbed
+        self.graphs = DecodeGraphs(model, self.cache) if capture else None
         self._number = 0
         self.stats = Stats()
 
@@ -193,8 +208,12 @@ class Engine:
         try:
             with self.table.steps([(group[0].count, [_row(each) for each in group]) for group in groups]) as steps:
                 tokens = [token for each in ordered for token in self._tokens(each)]
-                hidden = self.model.hidden_states(self._tensor([tokens]), self.cache, steps)[0]
-                chosen = self._choose(ordered, hidden)
+                logits = None
+                if self.graphs is not None and self._fits_a_graph(work, steps):
+                    hidden, logits = self.graphs.run(tokens, steps[0].sequences)
+                else:
+                    hidden = self.model.hidden_states(self._tensor([tokens]), self.cache, steps)[0]
+                chosen = self._choose(ordered, hidden, logits)
                 if isinstance(self.drafter, MTPDrafter):
                     self.drafter.follow(ordered, steps, hidden, chosen)
         except BaseException:
@@ -250,13 +269,23 @@ class Engine:
             self._absorbed_from[num_new] = num_keys
         return mode
 
+    def _fits_a_graph(self, work: list[Work], steps: list[Step]) -> bool:
+        """Whether each request computes its last token, as many guesses, and nothing else, over absorbed latents."""
+        assert self.graphs is not None
+        if len(steps) > 1 or not all(each.is_last for each in work):
+            return False
+        num_new = steps[0].num_new
+        if any(num_new != 1 + len(each.request.drafts) for each in work) or not self.graphs.holds(len(work), num_new):
+            return False
+        return self._mode(num_new, min(steps[0].lengths)) == "absorbed"
+
     def _tokens(self, work: Work) -> list[int]:
         start, request = self.scheduler.num_computed(work.request), work.request
         known = request.tokens[start : start + work.count]
         return known + request.drafts[: work.count - len(known)]
 
-    def _choose(self, ordered: list[Work], hidden: Tensor) -> dict[Request, list[int]]:
-        """The tokens that follow, for each request that has computed all it knows."""
+    def _choose(self, ordered: list[Work], hidden: Tensor, logits: Tensor | None) -> dict[Request, list[int]]:
+        """The tokens that follow, for each request that has computed all it knows; ``logits`` may be there already."""
         places: list[int] = []
         rows: dict[Request, slice] = {}
         end = 0
@@ -268,7 +297,8 @@ class Engine:
                 rows[each.request] = slice(start, len(places))
         if not rows:
             return {}
-        logits = self.model.logits(hidden[self._tensor(places)])
+        if logits is None:
+            logits = self.model.logits(hidden[self._tensor(places)])
         best = logits.argmax(dim=-1).tolist()  # of all requests at once
         return {
             request: verify_greedy(best[rows[request]], request.drafts)

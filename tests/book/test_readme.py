@@ -1,5 +1,7 @@
 """The README's table: each measured GPU beside its peers, and a line where none was measured."""
 
+from mla_edu.bench.results import measured
+from mla_edu.bench.serving_results import ServingResults
 from mla_edu.book.readme import measured_table
 
 
@@ -27,3 +29,14 @@ def test_measured_table_says_that_no_gpu_was_measured():
         "| 5.5x as fast as transformers |",
         "| the decode kernel | no GPU yet | | not measured yet | | |",
     ]
+
+
+def test_measured_table_quotes_the_engine_on_a_gpu_with_the_fewest_and_the_most_texts():
+    steps = {"hardware": {"cpu": "CPU", "threads": 2}, "steps": [{"dtype": "bfloat16"}]}
+    served = [each for each in measured(ServingResults) if each.machine.slug in ("cpu", "nvidia-h100-80gb-hbm3")]
+    one, two, last = measured_table([], steps, served).splitlines()[2:]
+    assert one == (
+        "| the engine's step | NVIDIA H100 80GB HBM3 | 27 layers of DeepSeek-V2-Lite's sizes, 1 x 512 tokens, bf16 "
+        "| 7.1 ms | | 5.9x as fast as transformers' generate |"
+    )
+    assert "64 x 512 tokens, bf16 | 21.0 ms | | 8.4x as fast" in two and "no GPU yet" in last

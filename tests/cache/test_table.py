@@ -114,6 +114,14 @@ def test_memory_of_others_is_not_written():
         assert (~memory.isnan()).all(-1).sum() == 3 + 5
 
 
+def test_a_spare_page_is_memory_that_no_sequence_is_given():
+    table = PageTable(3, page_size=4, batch_size=2, spare_pages=1)
+    assert table.memory_shape == (4, 4) and table.max_seq_len == 12
+    with table.step(12, [1]):
+        table.write(torch.empty(*table.memory_shape, 2), torch.zeros(1, 12, 2))
+    assert sorted(table.pages_of[1]) == [0, 1, 2] and not table.allocator.num_free
+
+
 @pytest.mark.parametrize("table", [SequenceTable(3, 8), PageTable(4, page_size=4, batch_size=3, max_seq_len=8)])
 @pytest.mark.parametrize(
     ("num_new", "sequences", "message"),

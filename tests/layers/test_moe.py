@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DeepseekV2Config, DeepseekV3Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
@@ -221,3 +221,39 @@ def test_numbers_that_do_not_fit_are_refused(change, message):
     options = {"hidden_size": 6, "n_routed_experts": 12, "num_experts_per_tok": 2, "moe_intermediate_size": 3}
     with pytest.raises(ValueError, match=message):
         MoEConfig(**options | change)
+
+
+@settings(max_examples=30)
+@given(config=moe_configs(), tokens=st.integers(0, 9), seed=st.integers(0, 99))
+@torch.no_grad()
+def test_few_tokens_without_a_loop_over_experts(config, tokens, seed):
+    layer = randomize(MixtureOfExperts(config, dtype=torch.float64), seed)
+    x = hidden_states(config, seed, tokens)
+    routing = layer.gate(x)
+    expected = layer.experts(x, routing)
+    for part in (layer.experts.gathered, layer.experts.all_at_once):
+        out = (part(x, routing) * routing.weights[..., None]).sum(1)
+        assert out.shape == expected.shape and (not tokens or relative_error(out, expected) < ROUNDED)
+
+
+@settings(max_examples=30)
+@given(config=moe_configs(), tokens=st.integers(1, 9), seed=st.integers(0, 99))
+def test_rows_of_an_expert_side_by_side(config, tokens, seed):
+    """With their gradients, in float32, for which torch's product of groups is a loop on a CPU."""
+    size = config.model_copy(update={"hidden_size": 8, "moe_intermediate_size": 16})
+    layer = randomize(MixtureOfExperts(size), seed)
+    x = hidden_states(size, seed, tokens).float()
+    routing = layer.gate(x)
+    both = layer.experts(x, routing), (layer.experts.grouped(x, routing) * routing.weights[..., None]).sum(1)
+    assert relative_error(both[1], both[0]) < 1e-5
+    expected, found = (torch.autograd.grad(out.square().sum(), layer.experts.down_proj)[0] for out in both)
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_weights_are_gathered_while_that_moves_fewer_bytes():
+    """Of DeepSeek-V2-Lite's 64 experts six a token, each moved thrice."""
+    shapes = {"hidden_size": 6, "moe_intermediate_size": 3}
+    config = MoEConfig(n_routed_experts=64, num_experts_per_tok=6, scoring_func="softmax", **shapes)
+    layer = MixtureOfExperts(config)
+    few = [tokens for tokens in range(1, 9) if layer.experts.gathering_is_less(layer.gate(torch.zeros(tokens, 6)))]
+    assert few == [1, 2, 3]

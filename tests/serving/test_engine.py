@@ -46,6 +46,8 @@ def workloads(draw, names=tuple(SHAPES)):
         "share_prefixes": False if name == "hybrid" else draw(st.booleans()),
         "drafter": drafter,
     }
+    if options["mla"] == "latent" and name in ("mla", "mla-moe", "mtp"):
+        options["capture"] = draw(st.booleans())
     waits = [draw(st.integers(0, 3)) for _ in prompts]
     return name, prompts, counts, waits, options
 
