@@ -43,5 +43,5 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     if not gpus:
-        lines.append("| the decode kernel | no GPU yet | | not measured yet | | |")
+        lines.append("| the decode kernel, on its grid | no GPU yet | | not measured yet | | |")
     return "\n".join(lines) + "\n"
