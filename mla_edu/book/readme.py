@@ -47,7 +47,7 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any], serving
             ]
             lines.append(f"| {' | '.join(cells)} |")
     if not gpus:
-        lines.append("| the decode kernel | no GPU yet | | not measured yet | | |")
+        lines.append("| the decode kernel, on its grid | no GPU yet | | not measured yet | | |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,7 @@ def test_measured_table_says_that_no_gpu_was_measured():
     assert measured_table([], steps).splitlines()[2:] == [
         "| a layer's decode step, absorbed | CPU, 2 threads | 16 heads, 1,024 tokens, float32 | 2.0 ms | 6% "
         "| 5.5x as fast as transformers |",
-        "| the decode kernel | no GPU yet | | not measured yet | | |",
+        "| the decode kernel, on its grid | no GPU yet | | not measured yet | | |",
     ]
 
 
