@@ -45,7 +45,8 @@ def shown(tmp_path_factory):
     No kernel is interpreted: the chapter as it is committed does that.
     """
     folder = tmp_path_factory.mktemp("measured")
-    shutil.copy(MEASURED / "layer-cpu.json", folder)
+    for name in ("layer-cpu.json", "first-look-h100.json"):
+        shutil.copy(MEASURED / name, folder)
     synthetic_results(cases(GRID)).write(folder)
     outputs = []
     with pytest.MonkeyPatch.context() as patch:
