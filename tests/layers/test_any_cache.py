@@ -170,7 +170,7 @@ def test_pages_are_decoded_by_the_kernel_that_is_asked_for(monkeypatch, mode):
 
 
 def test_an_unknown_backend_is_refused_when_the_cache_is_made():
-    with pytest.raises(ValueError, match="backend is 'cuda'; expected 'triton', 'reference' or 'auto'"):
+    with pytest.raises(ValueError, match="backend is 'cuda'; expected 'triton', 'gluon', 'reference' or 'auto'"):
         PagedLatentCache(MLA, PageTable(2), backend="cuda")
 
 
