@@ -6,12 +6,18 @@ python tools/renew_kernel_figures.py --table    # Markdown of 16 to 128 heads, b
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from mla_edu.kernels.offline import ARCHITECTURES, KernelReport, Request, compile_reports
 
-FILE = Path(__file__).resolve().parents[1] / "tests" / "kernels" / "figures.json"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+from tests.kernels.launch_without_gpu import CALL, launch_calls  # noqa: E402
+
+FILE = ROOT / "tests" / "kernels" / "figures.json"
 CASE = ["arch", "dtype", "num_heads", "s_q", "page_size"]
+GLUON_FIGURES = ["registers", "spill_bytes", "shared_bytes"]  # of stage 1
 FIGURES = ["registers", "spill_bytes", "shared_bytes", "programs", "bytes_in_flight", "instructions_per_token"]
 
 
@@ -22,10 +28,20 @@ def row(report: KernelReport) -> list[str | float | None]:
 
 def renew() -> None:
     """Compile every case that the file has, and write the file."""
-    cases = [each[: len(CASE)] for each in json.loads(FILE.read_text(encoding="utf-8"))["rows"]]
-    rows = [json.dumps(row(each)) for each in compile_reports([Request(*case) for case in cases])]
-    lines = ",\n  ".join(rows)
-    FILE.write_text(f'{{"columns": {json.dumps(CASE + FIGURES)},\n "rows": [\n  {lines}\n ]}}\n', encoding="utf-8")
+    before = json.loads(FILE.read_text(encoding="utf-8"))
+    cases = [each[: len(CASE)] for each in before["rows"]]
+    calls = [each[: len(CALL)] for each in before["gluon"]["rows"]]
+    gluon = [
+        call + [kernels[0][name] for name in GLUON_FIGURES]
+        for call, (kernels, _) in zip(calls, launch_calls(calls), strict=True)
+    ]
+    triton = [row(each) for each in compile_reports([Request(*case) for case in cases])]
+    tables = [(CASE + FIGURES, triton), (CALL + GLUON_FIGURES, gluon)]
+    first, second = (
+        f'"columns": {json.dumps(columns)},\n "rows": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
+        for columns, rows in tables
+    )
+    FILE.write_text(f'{{{first},\n "gluon": {{{second}}}}}\n', encoding="utf-8")
 
 
 def table() -> None:

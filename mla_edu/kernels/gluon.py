@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from mla_edu.kernels.gluon_shares import find_share, find_unseen
+from mla_edu.kernels.gluon_shares import find_result, find_share, find_unseen, store_lse, store_out
 
 
 @gluon.jit
@@ -184,24 +184,13 @@ def attend_half(
     if MASKED:
         b_sum = gl.where(first_sees + (o_row + o_h) // NUM_HEADS > unseen, float("nan"), b_sum)
     b_total = gl.where(b_sum == 0.0, 1.0, b_sum)  # of a row that has seen no key: 0 / 1, and -inf + 0
-    p_out, p_lse, p_partial, p_partial_lse = results
     o_sum = gl.arange(0, 64, layout=SUM_ROW)
     o_c = SIDE * 256 + gl.arange(0, 256, layout=gl.SliceLayout(0, SUMS))
     o_out = (o_result + o_row).to(gl.int64) * 512 + gl.expand_dims(o_sum * 512, 1) + gl.expand_dims(o_c, 0)
-    m_out = gl.expand_dims(o_row + o_sum < NUM_HEADS * S_Q, 1)
     b_out = b_acc * gl.expand_dims(gl.convert_layout(1.0 / b_total, SUM_ROW), 1)
-    if p_partial is not None and is_part:
-        gl.store(p_partial + o_out, b_out, mask=m_out)
-    else:
-        gl.store(p_out + o_out, b_out.to(gl.bfloat16), mask=m_out)
+    store_out(results, is_part, o_out, b_out, gl.expand_dims(o_row + o_sum < NUM_HEADS * S_Q, 1))
     if SIDE == 0:
-        m_row = o_row + o_h < NUM_HEADS * S_Q
-        b_lse = b_max + gl.log2(b_total)
-        if p_partial is not None and is_part:
-            gl.store(p_partial_lse + o_result + o_row + o_h, b_lse, mask=m_row)
-        else:
-            o_lse = (o_row + o_h) % NUM_HEADS * S_Q + (o_row + o_h) // NUM_HEADS
-            gl.store(p_lse + o_result + o_lse, b_lse * 0.6931471805599453, mask=m_row)
+        store_lse(results, is_part, o_result, o_row + o_h, b_max + gl.log2(b_total), NUM_HEADS, S_Q)
 
 
 @gluon.jit
@@ -258,17 +247,11 @@ def seesaw(
             )  # fmt: skip
             end = gl.minimum(end, unseen)
         o_query = sequence * NUM_ROWS + o_row
-        part = share + sequence if EVEN else share  # no two programs have the same
-        is_part = ((pair == offset) & (stop == offset + pairs)) == 0
-        o_result = gl.where(is_part, part.to(gl.int64), b) * NUM_ROWS
-        if p_parts is not None and pair == offset:
-            num_shares = (offset + pairs + per_share - 1) // per_share - offset // per_share
-            gl.store(p_parts + 2 * b, part)
-            gl.store(p_parts + 2 * b + 1, num_shares)
+        is_part, result = find_result(p_parts, share, sequence, pair, stop, offset, pairs, per_share, EVEN)
         results = (p_out, p_lse, p_partial, p_partial_lse)
         work = (start, end, turn, piece)
         sees = (seq_len - S_Q + 1, unseen)
-        place = (o_row, o_result, is_part)
+        place = (o_row, result * NUM_ROWS, is_part)
         sources = (queries, cache, p_pages)
         gl.warp_specialize(
             [

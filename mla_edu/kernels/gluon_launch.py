@@ -1,4 +1,7 @@
-"""The Gluon backend: what it needs, and the launch of its stage 1; stage 2 is that of the Triton backend."""
+"""The Gluon backend: what it needs, and the launch of its stage 1; stage 2 is that of the Triton backend.
+
+There is one kernel for bf16, and one for the fp8 cache with few rows.
+"""
 
 import functools
 import math
@@ -10,38 +13,47 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from mla_edu.kernels.gluon import seesaw
+from mla_edu.kernels.gluon_fp8 import attend_fp8
 from mla_edu.kernels.launch import MAX_TOKENS, Results, bytes_of_parts, plan_call, run
 from mla_edu.kernels.plan import Plan
 from mla_edu.kernels.tiles import Tiles
 
-RANK, ROPE = 512, 64  # of the latent and of the rotary part, which the kernel is written for
+RANK, ROPE = 512, 64  # of the latent and of the rotary part, which the kernels are written for
 PAIR = Tiles(block_h=64, block_n=128, num_warps=4, num_stages=1)  # shares are of pairs of tiles
+FEW = [Tiles(block_h, block_n=128, num_warps=8, num_stages=1) for block_h in (16, 32)]  # for the fp8 cache
 MANY_ROWS = 32  # more were measured
 FASTER_ON = ("NVIDIA H100 80GB HBM3",)  # see the results in ``mla_edu/bench/measured``
 OPTIONS = {"num_warps": PAIR.num_warps, "maxnreg": 168}  # for 384 threads; the groups then share them out anew
 
 
 def why_not(q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int) -> str | None:
-    """Why the Gluon kernel cannot run on these tensors, which fit each other; None if it can, on a GPU that has it."""
-    if q.dtype != torch.bfloat16 or kv_cache.dtype != torch.bfloat16:
-        return f"backend 'gluon' needs bf16; q is {q.dtype}, kv_cache {kv_cache.dtype}"
+    """Why no Gluon kernel can run on these tensors, which fit each other; None if one can, on a GPU that has it."""
+    is_fp8 = kv_cache.dtype == torch.uint8
+    if q.dtype != torch.bfloat16 or not (is_fp8 or kv_cache.dtype == torch.bfloat16):
+        return f"backend 'gluon' needs bf16, or the fp8 cache; q is {q.dtype}, kv_cache {kv_cache.dtype}"
     if (kv_lora_rank, q.shape[3]) != (RANK, RANK + ROPE):
         return (
             f"backend 'gluon' needs a latent of {RANK} and a rotary part of {ROPE}; "
             f"got {kv_lora_rank} and {q.shape[3] - kv_lora_rank}"
         )
-    num_pages, page_size, _ = kv_cache.shape
+    batch, s_q, num_heads, _ = q.shape
+    if is_fp8 and s_q * num_heads > FEW[-1].block_h:
+        return (
+            f"backend 'gluon' needs {FEW[-1].block_h} rows of queries or fewer with the fp8 cache; "
+            f"got {s_q} tokens of {num_heads} heads"
+        )
+    num_pages, page_size, row_size = kv_cache.shape
     if page_size % 64:
         return f"backend 'gluon' needs pages of a multiple of 64 tokens; got {page_size}"
     if block_table.shape[1] * page_size > MAX_TOKENS:
         return f"backend 'gluon' counts to {MAX_TOKENS} tokens; block_table has room for more"
     page, row, number = kv_cache.stride()
-    if number != 1 or row % 8 or page % row or kv_cache.data_ptr() % 16 or num_pages * (page // row) >= 2**31:
+    wrong = row != row_size if is_fp8 else row % 8
+    if number != 1 or wrong or page % row or kv_cache.data_ptr() % 16 or num_pages * (page // row) >= 2**31:
         return (
-            "backend 'gluon' needs rows of kv_cache in one piece that begin at multiples of 16 bytes, and pages a "
-            f"whole number of rows apart; got strides {list(kv_cache.stride())}"
+            "backend 'gluon' needs rows of kv_cache in one piece that begin at multiples of 16 bytes, those of fp8 side "
+            f"by side, and pages a whole number of rows apart; got strides {list(kv_cache.stride())}"
         )
-    batch, s_q, num_heads, _ = q.shape
     _, token, head, number = q.stride()
     even = (batch == 1 or q.stride(0) == s_q * num_heads * head) and (s_q == 1 or token == num_heads * head)
     if number != 1 or head % 8 or not even or q.data_ptr() % 16:
@@ -52,7 +64,7 @@ def why_not(q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int)
     return None
 
 
-def seesaw_arguments(
+def common_arguments(
     q: Tensor,
     kv_cache: Tensor,
     block_table: Tensor,
@@ -63,17 +75,10 @@ def seesaw_arguments(
     causal: bool,
     plan: Plan,
 ) -> dict[str, Any]:
-    """The arguments of ``seesaw`` by name, the compiler's options included."""
+    """The arguments by name that both kernels take."""
     batch, s_q, num_heads, _ = q.shape
-    num_pages, page_size, _ = kv_cache.shape
-    stride_kp, stride_kn, _ = kv_cache.stride()
     stride_tb, stride_tp = block_table.stride()
-    page_rows = stride_kp // stride_kn
-    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-    num_rows, cache_rows = batch * s_q * num_heads, (num_pages - 1) * page_rows + page_size
     return {
-        "queries": TensorDescriptor(q, [num_rows, RANK + ROPE], [q.stride(2), 1], [64, 64], layout),
-        "cache": TensorDescriptor(kv_cache, [cache_rows, RANK + ROPE], [stride_kn, 1], [64, 64], layout),
         "p_kv": kv_cache,
         "p_table": block_table,
         "p_lens": seq_lens,
@@ -86,18 +91,46 @@ def seesaw_arguments(
         "batch": batch,
         "num_parts": plan.num_parts,
         "min_pairs": plan.min_tiles,
-        "page_rows": page_rows,
-        "stride_kp": stride_kp,
-        "stride_kn": stride_kn,
+        "stride_kp": kv_cache.stride(0),
         "stride_tb": stride_tb,
         "stride_tp": stride_tp,
         "stride_len": seq_lens.stride(0),
         "NUM_HEADS": num_heads,
         "S_Q": s_q,
-        "PAGE_SIZE": page_size,
+        "PAGE_SIZE": kv_cache.shape[1],
         "CAUSAL": causal,
         "EVEN": plan.even,
+    }
+
+
+def seesaw_arguments(q: Tensor, kv_cache: Tensor) -> dict[str, Any]:
+    """What ``seesaw`` takes besides, the compiler's options included."""
+    batch, s_q, num_heads, _ = q.shape
+    num_pages, page_size, _ = kv_cache.shape
+    stride_kp, stride_kn, _ = kv_cache.stride()
+    page_rows = stride_kp // stride_kn
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    num_rows, cache_rows = batch * s_q * num_heads, (num_pages - 1) * page_rows + page_size
+    return {
+        "queries": TensorDescriptor(q, [num_rows, RANK + ROPE], [q.stride(2), 1], [64, 64], layout),
+        "cache": TensorDescriptor(kv_cache, [cache_rows, RANK + ROPE], [stride_kn, 1], [64, 64], layout),
+        "page_rows": page_rows,
+        "stride_kn": stride_kn,
         **OPTIONS,
+    }
+
+
+def fp8_arguments(q: Tensor, kv_cache: Tensor, plan: Plan) -> dict[str, Any]:
+    """What ``attend_fp8`` takes besides or instead, the compiler's options included: the cache as words."""
+    words = kv_cache.view(torch.int32)
+    return {
+        "p_q": q,
+        "p_kv": words,
+        "p_scales": words.view(torch.float32),
+        "stride_qh": q.stride(2),
+        "stride_kp": words.stride(0),
+        "BLOCK_H": plan.tiles.block_h,
+        "num_warps": plan.tiles.num_warps,
     }
 
 
@@ -116,7 +149,10 @@ def plan_pairs(
     q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int, num_splits: int | None = None
 ) -> Plan:
     """The plan of a call: that of the Triton backend, with pairs of tiles."""
-    return plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, PAIR, walks=True)
+    tiles = PAIR
+    if kv_cache.dtype == torch.uint8:
+        tiles = next(each for each in FEW if each.block_h >= q.shape[1] * q.shape[2])
+    return plan_call(q, kv_cache, block_table, kv_lora_rank, num_splits, tiles, walks=True)
 
 
 def workspace_bytes(
@@ -148,9 +184,11 @@ def decode(
     plan = plan_pairs(q, kv_cache, block_table, kv_lora_rank, num_splits)
 
     def stage_1(results: Results) -> None:
-        arguments = seesaw_arguments(
-            q, kv_cache, block_table, seq_lens, results, sm_scale=sm_scale, causal=causal, plan=plan
-        )
-        seesaw[(plan.num_programs,)](**arguments)
+        tensors = (q, kv_cache, block_table, seq_lens, results)
+        arguments = common_arguments(*tensors, sm_scale=sm_scale, causal=causal, plan=plan)
+        if kv_cache.dtype == torch.uint8:
+            attend_fp8[(plan.num_programs,)](**arguments | fp8_arguments(q, kv_cache, plan))
+        else:
+            seesaw[(plan.num_programs,)](**arguments | seesaw_arguments(q, kv_cache))
 
     return run(stage_1, q, kv_lora_rank, plan, out, lse, workspace)

@@ -8,17 +8,24 @@ from a seed, and a deadlock is known as soon as nothing can go on. What would be
 - A product reads its operands at any time until it is waited for, a copy writes at any time after it was ordered.
 - What threads store is not seen by products and copies before a fence of the thread.
 - A barrier has phases, and counts bytes; a wait names a parity, as on a GPU.
+- What a kernel says in the GPU's own assembler is read, and done line by line.
 
 That the threads of one group of warps wait for each other is the compiler's work, and not looked at here.
 """
 
+import ast
+import functools
 import math
 import random
+import re
 import threading
 import types
 from pathlib import Path
 
 import torch
+
+
+TWO_NAN = 0x7FC07FC0  # of bf16, in a word
 
 
 class Stopped(Exception):
@@ -110,7 +117,7 @@ class Group:
     """One group of warps, in a thread."""
 
     def __init__(self, machine, number, function, arguments):
-        self.machine, self.number, self.name = machine, number, f"group {number} ({function.__name__})"
+        self.machine, self.number, self.name = machine, number, f"group {number}"
         self.turn, self.condition, self.waits_for = threading.Semaphore(0), None, "has not begun"
         self.ended = self.stopped = False
         self.products, self.stored = [], []
@@ -179,9 +186,15 @@ class Shared:
 
     def store(self, values):
         self.machine.pause()
+        assert values.shape == self.threads.shape
         self.threads.copy_(values)
-        self.others.fill_(math.nan)  # until the fence
+        self.others.fill_(TWO_NAN if self.others.dtype == torch.int32 else math.nan)  # until the fence
         self.machine.current.stored.append((self.others, self.threads))
+
+
+    def _reinterpret(self, dtype, shape, layout):
+        assert self.threads.view(dtype).shape == tuple(shape)
+        return self.view(lambda memory: memory.view(dtype))
 
 
 class Barriers:
@@ -244,7 +257,35 @@ for name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "mod", "an
     setattr(Number, f"__{name}__", number_again)
 
 
-def language(machine, place):
+def assembler(text, constraints, operands, dtype, is_pure, pack):
+    """What the GPU's assembler makes of blocks of words and numbers: a block for each of its outputs."""
+    num_outputs = constraints.count("=")
+    registers = {f"${num_outputs + i}": each for i, each in enumerate(torch.broadcast_tensors(*operands))}
+
+    def halves(low, high):
+        return torch.stack((low, high), -1).contiguous().view(torch.int32).squeeze(-1)
+
+    for line in text.strip("{} \n").split(";"):
+        name, _, rest = line.strip().partition(" ")
+        names = [each.strip("{}") for each in re.split(r",\s*", rest)]
+        values = [registers.get(each) for each in names]
+        if name == "mov.b32":
+            registers |= zip(names[:2], values[2].contiguous().unsqueeze(-1).view(torch.int16).unbind(-1), strict=True)
+        elif name == "cvt.rn.f16x2.e4m3x2":
+            numbers = values[1].contiguous().unsqueeze(-1).view(torch.float8_e4m3fn).half()
+            registers[names[0]] = halves(*numbers.view(torch.int16).unbind(-1))
+        elif name == "cvt.f32.f16":
+            registers[names[0]] = values[1].view(torch.float16).float()
+        elif name == "mul.f32":
+            registers[names[0]] = values[1] * values[2]
+        elif name == "cvt.rn.bf16x2.f32":
+            registers[names[0]] = halves(values[2].bfloat16().view(torch.int16), values[1].bfloat16().view(torch.int16))
+        else:
+            assert name in ("", ".reg"), f"{name} is not emulated"
+    return tuple(registers[f"${i}"] for i in range(num_outputs))
+
+
+def language(machine, place, num_warps):
     """``gl`` and the other modules that a kernel uses; ``place`` holds the program's number."""
 
     def tensor_like(value, other):
@@ -303,7 +344,8 @@ def language(machine, place):
         return None
 
     gl = types.SimpleNamespace(
-        constexpr=int, float32=torch.float32, bfloat16=torch.bfloat16, int32=torch.int32, int64=torch.int64,
+        constexpr=lambda value: value, num_warps=lambda: num_warps,
+        float32=torch.float32, bfloat16=torch.bfloat16, int32=torch.int32, int64=torch.int64,
         NVMMADistributedLayout=layout, DotOperandLayout=layout, SliceLayout=layout, BlockedLayout=layout,
         NVMMASharedLayout=layout, SwizzledSharedLayout=layout, convert_layout=lambda value, to: value,
         static_range=range, program_id=lambda dim: Number(place[dim]), where=where, load=load, store=store,
@@ -314,7 +356,8 @@ def language(machine, place):
         maximum=either(torch.fmax, max), minimum=either(torch.fmin, min), max=fold,
         min=lambda values, dim: values.amin(dim), sum=lambda values, dim: values.sum(dim),
         associative_scan=lambda values, dim, function: values.cumsum(dim),
-        exp2=torch.exp2, log2=torch.log2, warp_specialize=lambda functions, warps, registers: machine.run(functions),
+        inline_asm_elementwise=assembler, join=lambda a, b: torch.stack((a, b), -1),
+        reshape=lambda values, shape: values.reshape(shape), exp2=torch.exp2, log2=torch.log2, warp_specialize=lambda functions, warps, registers: machine.run(functions),
     )  # fmt: skip
 
     def wait(barrier, phase):
@@ -367,7 +410,7 @@ def language(machine, place):
         return torch.full((product.a.others.shape[0], product.b.others.shape[1]), math.nan)
 
     return {
-        "gl": gl,
+        "gl": gl, "gluon": types.SimpleNamespace(jit=lambda function: function),
         "mbarrier": types.SimpleNamespace(
             MBarrierLayout=layout, init=lambda barrier, count: barrier.init(count), wait=wait, arrive=arrive,
             expect=expect,
@@ -384,26 +427,32 @@ class Kernel:
     """
 
     def __init__(self, paths, name, changes=(), seed=0):
-        sources = [Path(path).read_text(encoding="utf-8") for path in paths]
-        source = "\n".join(each[each.index("@gluon.jit") :].replace("@gluon.jit", "") for each in sources)
+        source = "\n".join(Path(path).read_text(encoding="utf-8") for path in paths)
         for right, wrong in changes:
             assert right in source, f"no file has {right!r} any longer"
             source = source.replace(right, wrong)
-        self.code, self.name, self.seed = compile(source, str(paths[-1]), "exec"), name, seed
+        tree = ast.parse(source)
+        tree.body = [each for each in tree.body if not isinstance(each, ast.Import | ast.ImportFrom)]
+        self.code, self.name, self.seed = compile(tree, str(paths[-1]), "exec"), name, seed
+        self.has_groups = "gl.warp_specialize(" in source
 
     def __getitem__(self, grid):
-        def launch(**arguments):
+        def launch(num_warps, **arguments):
             arguments = {
                 name: Pointer(value.as_strided([span(value)], [1])) if isinstance(value, torch.Tensor)
                 else Number(value) if type(value) is int else value
                 for name, value in arguments.items()
-                if name not in ("num_warps", "maxnreg", "num_stages", "ptx_options")
+                if name not in ("maxnreg", "num_stages", "ptx_options")
             }  # fmt: skip
             for program in range(grid[0]):
                 machine = Machine(f"{self.seed} {program}")
-                names = language(machine, (program,))
+                names = language(machine, (program,), num_warps)
                 exec(self.code, names)
-                names[self.name](**arguments)
+                run = functools.partial(names[self.name], **arguments)
+                if self.has_groups:
+                    run()
+                else:
+                    machine.run([(run, ())])
 
         return launch
 

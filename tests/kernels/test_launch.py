@@ -1,30 +1,51 @@
 """The launches themselves, which the interpreter goes around.
 
-Triton's own binder takes every argument, and what it makes of their values compiles without spills and fits.
+Triton's own binder takes every argument, and what it makes of their values compiles without spills and fits; Gluon's
+kernels as ``figures.json`` says.
 """
 
 import json
-import os
-import subprocess
-import sys
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
-SCRIPT = Path(__file__).with_name("launch_without_gpu.py")
+pytest.importorskip("triton.experimental.gluon")
+from tests.kernels.launch_without_gpu import launch_calls
+
+CALLS = [
+    ["triton", "bf16", 16, 1, 64, None, [1024]],
+    ["triton", "bf16", 128, 2, 64, None, [70] * 140],
+    ["triton", "fp8_mla", 16, 1, 64, None, [70] * 140],
+    ["triton", "fp8_mla", 128, 1, 64, None, [1024]],
+    ["triton", "bf16", 16, 2, 64, 1, [70]],
+    ["triton", "fp8_mla", 16, 1, 64, 1, [70]],
+]
+TABLE = json.loads(Path(__file__).with_name("figures.json").read_text(encoding="utf-8"))["gluon"]
+GLUON = [dict(zip(TABLE["columns"], row, strict=True)) for row in TABLE["rows"]]
+STEPS = {  # what of the machine's language counts before a product
+    "st.shared": "stored",
+    "stmatrix": "stored",
+    "fence.proxy.async": "fenced",
+    "bar.sync": "met",
+    "wgmma.mma_async": "product",
+}
 
 
 @pytest.fixture(scope="module")
 def launched():
-    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout)
+    return launch_calls(CALLS)
+
+
+@pytest.fixture(scope="module")
+def by_gluon():
+    calls = [[each[name] for name in TABLE["columns"][:7]] for each in GLUON]
+    return [kernels for kernels, _ in launch_calls(calls)]
 
 
 def test_each_step_launches_its_kernels_over_all_rows_and_shares(launched):
-    grids = [[(name, *grid) for name, grid, *_ in kernels] for kernels, _ in launched]
+    grids = [[(each["kernel"], *each["grid"]) for each in kernels] for kernels, _ in launched]
     assert grids == [
         [("attend", 9), ("merge", 16, 8)],  # 18 pages of 64 tokens in the table, 128 tokens to a share
         [("attend", 140 * 4 * 2), ("merge", 140 * 256, 1)],
@@ -37,8 +58,8 @@ def test_each_step_launches_its_kernels_over_all_rows_and_shares(launched):
 
 def test_nothing_spills_and_all_fit_as_launched(launched):
     for kernels, _ in launched:
-        for name, _, _, spilled, shared in kernels:
-            assert spilled == 0 and shared <= 232_448, name
+        for each in kernels:
+            assert each["spill_bytes"] == 0 and each["shared_bytes"] <= 232_448, each["kernel"]
 
 
 def test_results_have_the_shapes_that_are_promised(launched):
@@ -50,3 +71,27 @@ def test_results_have_the_shapes_that_are_promised(launched):
         ["torch.bfloat16", [1, 2, 16, 512], [1, 16, 2]],
         ["torch.bfloat16", [1, 1, 16, 512], [1, 16, 1]],
     ]
+
+
+def test_no_gluon_kernel_compiles_worse_than_it_did(by_gluon):
+    for kernels, before in zip(by_gluon, GLUON, strict=True):
+        assert kernels[0]["kernel"] == ("attend_fp8" if before["dtype"] == "fp8_mla" else "seesaw")
+        assert kernels[0]["registers"] <= 255 and kernels[0]["shared_bytes"] <= 232_448
+        for name in ("registers", "spill_bytes", "shared_bytes"):
+            assert kernels[0][name] <= before[name], (name, before)
+
+
+def test_the_fp8_kernel_converts_each_number_once_and_multiplies_what_is_fenced(by_gluon):
+    """64 numbers of a tile are for each of 256 threads, two at a time; the threads of all warps have met."""
+    for kernels, call in zip(by_gluon, GLUON, strict=True):
+        if call["dtype"] != "fp8_mla":
+            continue
+        ptx, rows = kernels[0]["ptx"], 16 if call["num_heads"] * call["s_q"] <= 16 else 32
+        assert ptx.count("cvt.rn.f16x2.e4m3x2") == 128 * 512 // 256 // 2
+        products = Counter(re.findall(r"wgmma\.mma_async\S*\.(m64n\d+k16)", ptx))
+        assert products == {f"m64n{rows}k16": 36 + 32}  # 576 numbers of a token; four times 64 columns of 128 tokens
+        state = "met"
+        for step in re.findall("|".join(map(re.escape, STEPS)), ptx):
+            assert STEPS[step] != "product" or state == "met", call
+            if STEPS[step] == "stored" or (STEPS[step], state) in (("fenced", "stored"), ("met", "fenced")):
+                state = STEPS[step]
