@@ -99,9 +99,10 @@ def mla_decode(
         num_splits: parts that each sequence is cut into. None fills the GPU: with even shares of the tokens of the
             whole batch, or, in Triton from 64 rows on, with as many parts of each sequence. With a number, a sequence's
             result does not depend on the rest of the batch, to the bit.
-        backend: ``"triton"``, which on CPU tensors is interpreted; ``"gluon"``, for GPUs of sm_90 and bf16, with pages
-            of a multiple of 64 tokens; ``"reference"``, plain PyTorch. What is asked for is used, or the call fails.
-            ``"auto"``: the reference for a CPU; for a GPU Triton, or Gluon where it runs and was measured to be faster.
+        backend: ``"triton"``, which on CPU tensors is interpreted; ``"gluon"``, for GPUs of sm_90, with pages of a
+            multiple of 64 tokens, in bf16, or over the fp8 cache with up to 32 heads times new tokens;
+            ``"reference"``, plain PyTorch. What is asked for is used, or the call fails. ``"auto"``: the reference for
+            a CPU; for a GPU Triton, or Gluon where it runs and was measured to be faster.
         return_lse: also return the natural log-sum-exp of each query's scaled scores, in fp32. That of a query without
             keys is -inf, where FlashMLA's is +inf.
         validate: check ``seq_lens`` and ``block_table`` on a GPU too, which waits for it; on a CPU they always are.

@@ -63,7 +63,8 @@ def load_tiles(sources, buffers, barriers, work, o_query, stride_tp, page_rows, 
     pairs = (end - start + 127) // 128
     mbarrier.expect(asked, 64 * 576 * 2)
     for j in gl.static_range(9):
-        tma.async_copy_global_to_shared(queries, [o_query, 64 * j], asked, columns(s_ql, s_qr, s_qp, j, 64))
+        s_part = columns(s_ql.index(0), s_qr.index(0), s_qp.index(0), j, 64)
+        tma.async_copy_global_to_shared(queries, [o_query, 64 * j], asked, s_part)
     for i in range(pairs):
         free = (turn + i + 1) & 1
         n0 = start + 128 * i
@@ -107,17 +108,21 @@ def attend_half(
     b_end = gl.full([64], end, gl.int32, ROW)
     if MASKED:
         b_end = gl.minimum(b_end, first_sees + (o_row + o_h) // NUM_HEADS)  # one after the last key that a row sees
-    s_left, s_right, s_rotary = s_l.index(SIDE), s_r.index(SIDE), s_p.index(SIDE)
     pairs = (end - start + 127) // 128
     mbarrier.wait(asked, piece & 1)
     for i in range(pairs):
         done = (turn + i) & 1
         n = start + 128 * i + 64 * SIDE
+        # Always 0, which the compiler does not know. Else it would find out once, and keep in registers that there are
+        # not, where the operands of all products lie.
+        zero = gl.minimum(n, 0)
+        s_left, s_right, s_rotary = s_l.index(SIDE + zero), s_r.index(SIDE + zero), s_p.index(SIDE + zero)
         b_s = gl.zeros([64, 64], gl.float32, SCORES)  # [H, N]
         for j in gl.static_range(5):
             if j < 4:
                 mbarrier.wait(loaded.index(4 * SIDE + j), done)
-            s_q, s_k = columns(s_ql, s_qr, s_qp, 2 * j, 128), columns(s_left, s_right, s_rotary, 2 * j, 128)
+            s_q = columns(s_ql.index(zero), s_qr.index(zero), s_qp.index(zero), 2 * j, 128)
+            s_k = columns(s_left, s_right, s_rotary, 2 * j, 128)
             b_s = warpgroup_mma(s_q, s_k.permute((1, 0)), b_s, use_acc=j > 0, is_async=True)
         b_s = warpgroup_mma_wait(0, deps=(b_s,))
         if end - n < 64:
@@ -210,9 +215,9 @@ def seesaw(
 
     SWIZZLED: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    s_ql = gl.allocate_shared_memory(gl.bfloat16, [64, 256], SWIZZLED)  # queries: left and right half, rotary part
-    s_qr = gl.allocate_shared_memory(gl.bfloat16, [64, 256], SWIZZLED)
-    s_qp = gl.allocate_shared_memory(gl.bfloat16, [64, 64], SWIZZLED)
+    s_ql = gl.allocate_shared_memory(gl.bfloat16, [1, 64, 256], SWIZZLED)  # queries: left and right half, rotary part
+    s_qr = gl.allocate_shared_memory(gl.bfloat16, [1, 64, 256], SWIZZLED)
+    s_qp = gl.allocate_shared_memory(gl.bfloat16, [1, 64, 64], SWIZZLED)
     s_l = gl.allocate_shared_memory(gl.bfloat16, [2, 64, 256], SWIZZLED)  # the same of a pair of tiles
     s_r = gl.allocate_shared_memory(gl.bfloat16, [2, 64, 256], SWIZZLED)
     s_p = gl.allocate_shared_memory(gl.bfloat16, [2, 64, 64], SWIZZLED)

@@ -124,8 +124,7 @@ def attend_fp8(
     share = gl.program_id(0)
     pair, last, sequence, offset, per_share = find_share(p_lens, share, num_parts, min_pairs, batch, stride_len, EVEN)
 
-    # One of each, and yet with an index: it is always 0, which the compiler does not know. Else it would find out once,
-    # and keep in registers that there are not, where the operands of all products lie.
+    # One of each, with an index for the zero that ``gluon.attend_half`` has too.
     s_q = gl.allocate_shared_memory(gl.bfloat16, [1, BLOCK_H, 512], SWIZZLED)
     s_q_rotary = gl.allocate_shared_memory(gl.bfloat16, [1, BLOCK_H, 64], SWIZZLED)
     s_kv = gl.allocate_shared_memory(gl.bfloat16, [1, 128, 512], SWIZZLED)

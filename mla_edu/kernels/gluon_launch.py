@@ -51,8 +51,8 @@ def why_not(q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int)
     wrong = row != row_size if is_fp8 else row % 8
     if number != 1 or wrong or page % row or kv_cache.data_ptr() % 16 or num_pages * (page // row) >= 2**31:
         return (
-            "backend 'gluon' needs rows of kv_cache in one piece that begin at multiples of 16 bytes, those of fp8 side "
-            f"by side, and pages a whole number of rows apart; got strides {list(kv_cache.stride())}"
+            "backend 'gluon' needs rows of kv_cache in one piece that begin at multiples of 16 bytes, rows of fp8 "
+            f"side by side, and pages a whole number of rows apart; got strides {list(kv_cache.stride())}"
         )
     _, token, head, number = q.stride()
     even = (batch == 1 or q.stride(0) == s_q * num_heads * head) and (s_q == 1 or token == num_heads * head)

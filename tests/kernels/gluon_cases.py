@@ -20,7 +20,7 @@ EMULATED = pytest.mark.skipif(HOPPER, reason="what is changed is emulated")
 
 
 def decode(problem, num_splits=None, changes=(), seed=0, multiprocessors=5):
-    """``gluon_launch.decode``, its stage 1 emulated; with ``changes`` in its source, in an order drawn from ``seed``."""
+    """What Gluon's kernel answers; emulated, with ``changes`` in its source, and in an order drawn from ``seed``."""
     assert gluon_launch.why_not(problem.q, problem.kv_cache, problem.block_table, 512) is None
     with pytest.MonkeyPatch.context() as patch:
         if not HOPPER:

@@ -56,12 +56,15 @@ def test_what_lies_on_the_gpu_is_checked_when_asked():
 
 
 @pytest.mark.parametrize("backend", ["triton", "gluon"])
-@pytest.mark.parametrize(("num_heads", "s_q"), [(16, 1), (128, 1), (40, 3)])
-def test_each_kernel_meets_the_specification_on_ragged_batches(backend, num_heads, s_q):
+@pytest.mark.parametrize(
+    ("num_heads", "s_q", "dtype"),
+    [(16, 1, "bf16"), (128, 1, "bf16"), (40, 3, "bf16"), (16, 1, "fp8_mla"), (6, 5, "fp8_mla")],
+)
+def test_each_kernel_meets_the_specification_on_ragged_batches(backend, num_heads, s_q, dtype):
     if backend == "gluon" and launch.why_no_gluon(torch.device("cuda", 0)):
         pytest.skip("needs a Hopper GPU and Triton 3.6")
     lengths = [0, 1, 5000, 63, 64, 65, 127, 128, 129, 0, 777, 2048] * 3
-    problem = random_problem(lengths, num_heads=num_heads, s_q=s_q, device="cuda")
+    problem = random_problem(lengths, num_heads=num_heads, s_q=s_q, dtype=dtype, device="cuda")
     for num_splits in (None, 1, 3):
         options = {**problem.options, "num_splits": num_splits, "return_lse": True}
         check_answer(mla_decode(*problem.tensors, **options, backend=backend), problem.expected())
