@@ -48,11 +48,10 @@ MISTAKES = {
         "tl.minimum(tile + per_share, total)",
         "tl.minimum(tile + per_share - 1, total)",
     ),
-    "a share begins with a sequence that ends before it": (ROWS, "(b_end <= tile)", "(b_end < tile)"),
-    "all shares begin with the first sequence's tiles": (
+    "what is left over belongs to no share": (
         ROWS,
-        "offset = tl.maximum(offset, ",
-        "offset = tl.minimum(0, ",
+        "tl.maximum(tl.cdiv(total, num_shares), ",
+        "tl.maximum(total // num_shares, ",
     ),
     "sequences past the first 128 begin at the front": (ROWS, "before += tl.sum(b_tiles, 0)", "before += 0"),
     "only the first 128 sequences are shared out": (ROWS, "total += tl.sum(", "total = total if b > 0 else tl.sum("),
