@@ -173,6 +173,7 @@ def battery(launcher, far_apart):
     long = even([500, 1, 1, 0, 3], **shape)  # more parts than the merge takes at a time, and the last matter most
     long.kv_cache[long.block_table[0, 7]] *= 4
     check(long, multiprocessors=16, tiles=WHOLE)
+    check(even([500], **shape), multiprocessors=16, tiles=WHOLE)  # whose merge takes its columns in two blocks
     check(even([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY), multiprocessors=20, tiles=SHORT)
     for arch in ("sm_90", "sm_80"):
         fp8 = random_problem([75, 33], num_heads=5, dtype="fp8_mla", kv_lora_rank=512)
