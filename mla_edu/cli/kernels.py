@@ -22,10 +22,13 @@ def kernels(
     s_q: Annotated[str, typer.Option(help="New tokens.")] = "1",
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32, fp8_mla; else bf16, or fp16 on sm_75.")] = None,
     page_size: Annotated[str, typer.Option(help="Tokens in a page.")] = "64",
+    batch: Annotated[str, typer.Option(help="Sequences of the step whose time is predicted.")] = "32",
+    context: Annotated[str, typer.Option(help="Cached tokens of each.")] = "16k",
 ) -> None:
     """Compile the decode kernel for GPUs that need not be there, and show what the compiler made of it."""
     counts, num_new = [parse_count(each, "--heads") for each in heads or ("16", "128")], parse_count(s_q, "--s-q")
     tokens = parse_count(page_size, "--page-size")
+    step = parse_count(batch, "--batch"), parse_count(context, "--context")
     need_torch()
     from mla_edu.kernels.assembler import known_fault
     from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_reports
@@ -44,10 +47,12 @@ def kernels(
         console, "programs: on a multiprocessor. in flight: bytes on their way to it while one multiplies. waits: cp."
     )
     _note(console, "async.wait_group in the loop. overlap: products with loads under way. useful: of tensor work.")
-    if (predicted := _predicted(reports)).row_count:
+    if (predicted := _predicted(reports, *step)).row_count:
         console.print(predicted)
         _note(console, "Predictions from these counts, in shares of datasheet rates; nothing was timed.")
         _note(console, "needs: bytes in flight for the full bandwidth, bandwidth x latency.")
+        _note(console, f"us: of a whole step of {step[0]} x {step[1]:,} tokens. The step took 0.9 to 1.7 times as long")
+        _note(console, "as predicted on an H100, fp8 1.3 to 1.7 times: see mla_edu.kernels.forecast.")
     at_risk = [each for each in reports if "HGMMA" in each.tensor_core_instructions]
     for version in dict.fromkeys(each.assembler or "" for each in at_risk):
         if known_fault(version):
@@ -80,17 +85,20 @@ def _loads(reports: "Sequence[KernelReport]") -> "Table":
     return table
 
 
-def _predicted(reports: "Sequence[KernelReport]") -> "Table":
-    from mla_edu.kernels.forecast import CHIPS, forecast
+def _predicted(reports: "Sequence[KernelReport]", batch: int, context: int) -> "Table":
+    from mla_edu.kernels.forecast import CHIPS, forecast, predict_seconds
 
-    table = new_table("predicted on", "dtype", "heads", "needs", "of bandwidth", "of product", "set by")
+    headings = ("needs", "of bandwidth", "of product", "us", "set by")
+    table = new_table("predicted on", "dtype", "heads", *headings)
     table.columns[0].no_wrap, table.columns[1].justify, table.columns[-1].justify = True, "left", "left"
     for report in reports:
         for gpu in (name for name, chip in CHIPS.items() if chip.arch == report.arch):
             if found := forecast(report, gpu):
                 shares = [f"{found.of_bandwidth:.0%}", f"{found.of_product:.0%}"]
                 needs = f"{found.needed_bytes:,.0f}"
-                table.add_row(gpu, report.dtype, str(report.num_heads), needs, *shares, found.set_by)
+                seconds = predict_seconds(report, gpu, batch, context) or 0.0
+                time = f"{1e6 * seconds:,.0f}"
+                table.add_row(gpu, report.dtype, str(report.num_heads), needs, *shares, time, found.set_by)
     return table
 
 

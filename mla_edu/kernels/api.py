@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import warnings
@@ -32,6 +33,7 @@ def mla_decode(
     num_splits: int | None = None,
     backend: Backend = "auto",
     return_lse: Literal[False] = False,
+    return_lse_base_on_e: bool = True,
     validate: bool = False,
     out: Tensor | None = None,
     lse: Tensor | None = None,
@@ -52,6 +54,7 @@ def mla_decode(
     num_splits: int | None = None,
     backend: Backend = "auto",
     return_lse: Literal[True],
+    return_lse_base_on_e: bool = True,
     validate: bool = False,
     out: Tensor | None = None,
     lse: Tensor | None = None,
@@ -71,6 +74,7 @@ def mla_decode(
     num_splits: int | None = None,
     backend: Backend = "auto",
     return_lse: bool = False,
+    return_lse_base_on_e: bool = True,
     validate: bool = False,
     out: Tensor | None = None,
     lse: Tensor | None = None,
@@ -85,6 +89,12 @@ def mla_decode(
     sequences (unused pages, the tail of a last page, entries of the block table past a sequence's end) is not read.
     A NaN in a token, codes of NaN in fp8 included, makes out and log-sum-exp NaN for the queries that see the token,
     and has no effect on others. No gradient flows back.
+
+    Every tensor may be a view with strides of its own. Of parts that lie apart, ``join_rows`` makes rows without a
+    copy. A cache of several key-value heads takes one call for each; of ``pages [num_pages, page_size, heads, row]``::
+
+        for head, queries in enumerate(q.chunk(pages.shape[2], dim=2)):
+            out = mla_decode(queries, pages[:, :, head], block_table, seq_lens, ...)
 
     Args:
         q: absorbed queries of the ``s_q`` newest tokens, latent part first, then the rotary part; bf16, fp16, fp32, or
@@ -103,8 +113,10 @@ def mla_decode(
             multiple of 64 tokens, in bf16, or over the fp8 cache with up to 32 heads times new tokens;
             ``"reference"``, plain PyTorch. What is asked for is used, or the call fails. ``"auto"``: the reference for
             a CPU; for a GPU Triton, or Gluon where it runs and was measured to be faster.
-        return_lse: also return the natural log-sum-exp of each query's scaled scores, in fp32. That of a query without
-            keys is -inf, where FlashMLA's is +inf.
+        return_lse: also return the log-sum-exp of each query's scaled scores, in fp32. That of a query without keys is
+            -inf, where FlashMLA's is +inf.
+        return_lse_base_on_e: the log-sum-exp is a natural logarithm; with False, to base 2, which FlashInfer's argument
+            of this name has for its default.
         validate: check ``seq_lens`` and ``block_table`` on a GPU too, which waits for it; on a CPU they always are.
         out: where the result is to be written, contiguous, in the dtype of ``q``; None makes a new tensor.
         lse: the same for the log-sum-exp, in fp32 (in fp64 for queries in fp64).
@@ -136,6 +148,8 @@ def mla_decode(
         out, lse = chosen.decode(
             q, kv_cache, block_table, seq_lens, num_splits=num_splits, out=out, lse=lse, workspace=workspace, **options
         )
+    if not return_lse_base_on_e:
+        lse.mul_(math.log2(math.e))
     return (out, lse) if return_lse else out
 
 

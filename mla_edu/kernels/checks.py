@@ -93,6 +93,8 @@ def check_buffers(
     workspace: Tensor | None,
 ) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless the buffers can be written to without touching anything else."""
+    if out is None and lse is None and workspace is None:
+        return
     batch, s_q, num_heads, _ = q.shape
     lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     wanted = {
@@ -100,7 +102,8 @@ def check_buffers(
         "lse": (lse, lse_dtype, [batch, num_heads, s_q]),
         "workspace": (workspace, torch.uint8, None),
     }
-    taken = {"q": q, "kv_cache": kv_cache, "block_table": block_table, "seq_lens": seq_lens}
+    inputs = {"q": q, "kv_cache": kv_cache, "block_table": block_table, "seq_lens": seq_lens}
+    taken = {name: _stretch(tensor) for name, tensor in inputs.items()}
     for name, (buffer, dtype, shape) in wanted.items():
         if buffer is None:
             continue
@@ -114,24 +117,20 @@ def check_buffers(
             raise ValueError(f"{name} has shape {list(buffer.shape)}; expected {shape}")
         if shape is None and buffer.ndim != 1:
             raise ValueError(f"{name} has shape {list(buffer.shape)}; expected one dimension")
-        if not buffer.is_contiguous() or buffer.data_ptr() % 16:
+        start, end = _stretch(buffer)
+        if not buffer.is_contiguous() or start % 16:
             raise ValueError(
                 f"{name} has strides {list(buffer.stride())}; expected it contiguous, at a multiple of 16 bytes"
             )
-        for other, tensor in taken.items():
-            if _overlap(buffer, tensor):
+        for other, (other_start, other_end) in taken.items():
+            if max(start, other_start) < min(end, other_end):
                 raise ValueError(f"{name} shares memory with {other}; expected memory of its own")
-        taken[name] = buffer
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the stretches of memory from the first to the last number of two tensors have a byte in common."""
-    (a_start, a_end), (b_start, b_end) = _stretch(a), _stretch(b)
-    return a_start < b_end and b_start < a_end
+        taken[name] = start, end
 
 
 def _stretch(tensor: Tensor) -> tuple[int, int]:
-    if not tensor.numel():
-        return 0, 0
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+    """Where the memory from the first to the last number of a tensor begins and ends."""
+    count, start = tensor.numel(), tensor.data_ptr()
+    if count and not tensor.is_contiguous():
+        count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + count * tensor.element_size()

@@ -6,19 +6,32 @@ each of its programs, and takes the longest of
 - the tiles' bytes at its share of the memory's bandwidth,
 - their bytes, as fast as those on their way allow: a latency for each time that these are replaced,
 - their instructions, one in each cycle from each of four schedulers,
-- what the matrix units compute, useful or not.
+- what passes between shared memory and registers or matrix units, 128 bytes in each cycle,
+- what the matrix units compute, useful or not,
+- the work of one program: its instructions, and after them whichever is longer of its shared memory and its products.
+  Its warps wait for each other several times a tile, so that all issue or all wait for operands at a time.
 
 Where a program asks for a tile only after it has multiplied the last, its own round is latency, load and work one after
 the other, and only other programs fill the gaps.
+
+How far off they are: on an H100 (``mla_edu/bench/measured/first-look-h100.json``) these kernels reached of their
+predicted rates, by heads: bf16 16 0.8, 32 0.8, 64 1.05, 128 0.95; fp8 16 0.7, 128 0.55. At 16 heads of bf16 the memory
+is the limit, and of its datasheet rate a copy reached 0.73 there. Short steps are further off: one sequence of 64k
+tokens with 16 heads took 1.4 times the predicted time, 32 of 1k tokens 1.7 times. Shared memory and the work of one
+program were counted only after that run, since without them fp8 read four times too fast; no other GPU has tried them.
 """
 
 from dataclasses import dataclass
 
 from mla_edu.kernels.offline import KernelReport
+from mla_edu.kernels.plan import GPU, Shape, make_plan
+from mla_edu.kernels.tiles import SHARED_LIMIT, cdiv
 from mla_edu.registry import get_gpu
 
 SCHEDULERS = 4  # of a multiprocessor, since sm_70
+SHARED_BYTES = 128  # that shared memory moves in a cycle: 32 banks of 4 bytes (CUDA C++ Programming Guide)
 FORMATS = {"bf16": "bf16", "fp16": "fp16", "fp8_mla": "bf16"}  # in which a cache's numbers are multiplied
+LAUNCH = 4.6e-6  # seconds of a step that does nothing, as the benchmark timed it on an H100
 MMA_SYNC = {"sm_90": 0.62}  # share of the peak that mma.sync reaches, where only wgmma reaches all (arXiv:2402.13499)
 
 
@@ -56,7 +69,9 @@ class Forecast:
     needed_bytes: float  # on their way in each multiprocessor, for the memory's full rate
     of_bandwidth: float  # predicted share of the datasheet's bandwidth
     of_product: float  # predicted share of the datasheet's dense rate
-    set_by: str  # what takes longest: "memory", "bytes in flight", "instructions", "products" or "waiting"
+    round_seconds: float  # of one tile for each of the programs of a multiprocessor
+    # What takes longest: "memory", "bytes in flight", "instructions", "shared memory", "products", "work" or "waiting".
+    set_by: str
 
 
 def forecast(report: KernelReport, gpu: str) -> Forecast | None:
@@ -75,18 +90,21 @@ def forecast(report: KernelReport, gpu: str) -> Forecast | None:
     if report.arch != chip.arch:
         raise ValueError(f"report is for {report.arch}; expected {chip.arch}, which {gpu} is")
     ahead, in_flight, loop = report.ahead, report.bytes_in_flight, report.loop_instructions
-    if ahead is None or in_flight is None or not loop or not report.executed_flops or report.dtype not in FORMATS:
+    flops, moved = report.executed_flops, report.shared_traffic
+    if ahead is None or in_flight is None or not loop or not flops or moved is None or report.dtype not in FORMATS:
         return None
     bandwidth = spec.bandwidth / chip.multiprocessors
     product = spec.flops[FORMATS[report.dtype]] / chip.multiprocessors
     reached = product * (MMA_SYNC.get(report.arch, 1.0) if "HMMA" in report.tensor_core_instructions else 1.0)
     programs, tile = report.programs, report.tile_bytes / report.row_blocks  # blocks of rows find it in the L2
-    issue = loop * report.tiles.num_warps / SCHEDULERS / chip.hertz
-    work = max(issue, report.executed_flops / reached)
+    issue, shared = loop * report.tiles.num_warps / SCHEDULERS / chip.hertz, moved / SHARED_BYTES / chip.hertz
+    work = issue + max(shared, flops / reached)
     times = {
         "memory": programs * tile / bandwidth,
         "instructions": programs * issue,
-        "products": programs * report.executed_flops / reached,
+        "shared memory": programs * shared,
+        "products": programs * flops / reached,
+        "work": work,
     }
     if ahead.overlap > 0.5:
         times["bytes in flight"] = programs * report.tile_bytes * chip.latency / in_flight
@@ -94,4 +112,38 @@ def forecast(report: KernelReport, gpu: str) -> Forecast | None:
         times["waiting"] = chip.latency + tile / bandwidth + work
     set_by, longest = max(times.items(), key=lambda each: each[1])
     useful = programs * report.useful_flops / product
-    return Forecast(gpu, bandwidth * chip.latency, times["memory"] / longest, useful / longest, set_by)
+    return Forecast(gpu, bandwidth * chip.latency, times["memory"] / longest, useful / longest, longest, set_by)
+
+
+def predict_seconds(report: KernelReport, gpu: str, batch: int, context: int) -> float | None:
+    """What to expect of a whole decode step: a launch, the longest share of the tokens, and the merge of its parts.
+
+    The merge waits a latency for each of its loads of many parts, and moves every partial result once. None as in
+    ``forecast``.
+
+    Args:
+        report: of what was compiled for the GPU's architecture.
+        gpu: one of ``CHIPS``.
+        batch: sequences, all of one length.
+        context: cached tokens of each.
+
+    Raises:
+        ValueError: an unknown GPU, or one of another architecture.
+    """
+    found = forecast(report, gpu)
+    if found is None:
+        return None
+    chip, sizes = CHIPS[gpu], (report.kv_lora_rank, report.qk_rope_head_dim)
+    shape = Shape(batch, report.s_q, report.num_heads, *sizes, report.dtype, context)
+    plan = make_plan(shape, GPU(chip.arch, SHARED_LIMIT[chip.arch], chip.multiprocessors), tiles=report.tiles)
+    tiles = cdiv(context, plan.tiles.block_n)
+    together = tiles * (batch if plan.even else 1)
+    in_share = min(max(cdiv(together, plan.num_parts), plan.min_tiles), together)
+    rounds = cdiv(plan.num_programs, report.programs * chip.multiprocessors) * in_share
+    stage_1 = chip.latency + rounds * found.round_seconds
+    if in_share % tiles == 0:
+        return LAUNCH + stage_1
+    parts = cdiv(tiles, in_share) + (plan.even and batch > 1)
+    moved = 4 * batch * parts * report.num_heads * report.s_q * (report.kv_lora_rank + 1)
+    trips = 2 + cdiv(parts, plan.merge_tile.block_p)  # where the parts lie, each load of them, and the result
+    return LAUNCH + stage_1 + trips * chip.latency + moved / get_gpu(gpu).bandwidth

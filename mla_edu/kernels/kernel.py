@@ -69,10 +69,54 @@ def find_unseen(
 
 
 @triton.jit
+def attend_tile(
+    n, b_q, b_next, b_acc, b_max, b_sum, p_kv, p_table, scale, end, o_last, stride_kp, stride_kn, stride_kd, stride_tp,
+    RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr, AHEAD: tl.constexpr,
+    FP8: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """Queries over the tile at token n, which is ``b_next`` if AHEAD: then the tile after it is loaded, and returned.
+
+    After it, the sum of weighted values, the maximum and the sum of weights, each of all tiles up to this one.
+    """
+    o_n = n + tl.arange(0, BLOCK_N)
+    m_n = o_n < end  # what lies past the end may be NaN: it is never loaded
+    n_load = n + BLOCK_N if AHEAD else n
+    m_load = n_load + tl.arange(0, BLOCK_N) < end
+    p_rows = find_rows(p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
+    b_load = load_rows(p_rows, m_load, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)  # [N, C]
+    b_rows = b_next if AHEAD else b_load
+    b_s = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
+    b_c, b_scales = (), ()
+    for i in tl.static_range(NUM_CHUNKS):
+        if FP8:
+            b_c += (from_e4m3(b_rows[i], CONVERT, UPCAST),)
+            b_g = b_rows[len(b_rows) - NUM_CHUNKS + i][None, :]  # [1, N]
+            b_scales += (b_g if CONVERT else b_g * 256.0,)
+            b_none = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
+            b_s += matmul(b_q[i], tl.trans(b_c[i]), b_none, UPCAST) * b_scales[i]
+        else:
+            b_c += (b_rows[i],)
+            b_s = matmul(b_q[i], tl.trans(b_c[i]), b_s, UPCAST)  # [H, N]
+    if ROPE > 0:
+        b_s = matmul(b_q[NUM_CHUNKS], tl.trans(b_rows[NUM_CHUNKS]), b_s, UPCAST)
+    m_s = m_n[None, :]
+    if MASKED:
+        m_s = m_s & (o_n[None, :] <= o_last[:, None])
+    b_s = tl.where(m_s, b_s * scale, float("-inf"))
+    b_p, b_shrink, b_max, b_sum = softmax_step(b_s, b_max, b_sum)
+    b_new = ()
+    for i in tl.static_range(NUM_CHUNKS):
+        b_weights = b_p * b_scales[i] if FP8 else b_p
+        b_new += (matmul(b_weights, b_c[i], b_acc[i] * b_shrink[:, None], UPCAST),)
+    return b_load if AHEAD else b_next, b_new, b_max, b_sum
+
+
+@triton.jit
 def attend_tiles(
     b_q, p_kv, p_table, scale, start, end, o_last, stride_kp, stride_kn, stride_kd, stride_tp,
     RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr, FP8: tl.constexpr,
-    CONVERT: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
+    CONVERT: tl.constexpr, UPCAST: tl.constexpr, HOIST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Queries over tokens ``start`` to ``end``, tile by tile: the sum of weighted values, the maximum, the sum."""
@@ -89,40 +133,20 @@ def attend_tiles(
         m_n = start + tl.arange(0, BLOCK_N) < end
         p_rows = find_rows(p_kv, p_table, start, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
         b_next = load_rows(p_rows, m_n, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)
-    for n in range(start, end, BLOCK_N):
-        o_n = n + tl.arange(0, BLOCK_N)
-        m_n = o_n < end  # what lies past the end may be NaN: it is never loaded
-        n_load = n + BLOCK_N if AHEAD else n
-        m_load = n_load + tl.arange(0, BLOCK_N) < end
-        p_rows = find_rows(p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
-        b_load = load_rows(p_rows, m_load, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)  # [N, C]
-        b_rows = b_next if AHEAD else b_load
-        b_s = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
-        b_c, b_scales = (), ()
-        for i in tl.static_range(NUM_CHUNKS):
-            if FP8:
-                b_c += (from_e4m3(b_rows[i], CONVERT, UPCAST),)
-                b_g = b_rows[len(b_rows) - NUM_CHUNKS + i][None, :]  # [1, N]
-                b_scales += (b_g if CONVERT else b_g * 256.0,)
-                b_none = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
-                b_s += matmul(b_q[i], tl.trans(b_c[i]), b_none, UPCAST) * b_scales[i]
-            else:
-                b_c += (b_rows[i],)
-                b_s = matmul(b_q[i], tl.trans(b_c[i]), b_s, UPCAST)  # [H, N]
-        if ROPE > 0:
-            b_s = matmul(b_q[NUM_CHUNKS], tl.trans(b_rows[NUM_CHUNKS]), b_s, UPCAST)
-        m_s = m_n[None, :]
-        if MASKED:
-            m_s = m_s & (o_n[None, :] <= o_last[:, None])
-        b_s = tl.where(m_s, b_s * scale, float("-inf"))
-        b_p, b_shrink, b_max, b_sum = softmax_step(b_s, b_max, b_sum)
-        b_new = ()
-        for i in tl.static_range(NUM_CHUNKS):
-            b_weights = b_p * b_scales[i] if FP8 else b_p
-            b_new += (matmul(b_weights, b_c[i], b_acc[i] * b_shrink[:, None], UPCAST),)
-        b_acc = b_new
-        if AHEAD:
-            b_next = b_load
+    if HOIST:
+        for n in range(start, end, BLOCK_N):
+            b_next, b_acc, b_max, b_sum = attend_tile(
+                n, b_q, b_next, b_acc, b_max, b_sum, p_kv, p_table, scale, end, o_last,
+                stride_kp, stride_kn, stride_kd, stride_tp, RANK, ROPE, PAGE_SIZE, MASKED, AHEAD, FP8, CONVERT, UPCAST,
+                NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+            )  # fmt: skip
+    else:  # what is the same for all tiles is computed for each again, for want of registers to keep it in
+        for n in tl.range(start, end, BLOCK_N, disable_licm=True):
+            b_next, b_acc, b_max, b_sum = attend_tile(
+                n, b_q, b_next, b_acc, b_max, b_sum, p_kv, p_table, scale, end, o_last,
+                stride_kp, stride_kn, stride_kd, stride_tp, RANK, ROPE, PAGE_SIZE, MASKED, AHEAD, FP8, CONVERT, UPCAST,
+                NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+            )  # fmt: skip
     return b_acc, b_max, b_sum
 
 
@@ -132,8 +156,9 @@ def attend_piece(
     share, block, sequence, seq_len, tile, stop, offset, tiles, per_share,
     stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp,
     NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    CAUSAL: tl.constexpr, EVEN: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+    CAUSAL: tl.constexpr, EVEN: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, HOIST: tl.constexpr,
+    NUM_CHUNKS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """One block of rows over tiles ``tile`` to ``stop`` of one sequence, whose ``tiles`` begin at ``offset``."""
     FP8: tl.constexpr = p_kv.dtype.element_ty == tl.uint8
@@ -157,7 +182,8 @@ def attend_piece(
     b_q = load_rows(p_rows, m_row, stride_qd, RANK, ROPE, False, NUM_CHUNKS, BLOCK_C, BLOCK_R)
     b_acc, b_max, b_sum = attend_tiles(
         b_q, p_kv, p_pages, scale, start, tl.minimum(end, unseen), o_last, stride_kp, stride_kn, stride_kd, stride_tp,
-        RANK, ROPE, PAGE_SIZE, MASKED, FP8, CONVERT, UPCAST, NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+        RANK, ROPE, PAGE_SIZE, MASKED, FP8, CONVERT, UPCAST, HOIST, NUM_CHUNKS,
+        BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
     )  # fmt: skip
     if MASKED:
         b_sum = tl.where(o_last >= unseen, float("nan"), b_sum)
@@ -190,8 +216,9 @@ def attend(
     p_q, p_kv, p_table, p_lens, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale, batch, num_parts, min_tiles,
     stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp, stride_len,
     NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    CAUSAL: tl.constexpr, EVEN: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
+    CAUSAL: tl.constexpr, EVEN: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, HOIST: tl.constexpr,
+    NUM_CHUNKS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """One block of rows over one share of the tokens: every tile is loaded once, as key and value.
 
@@ -214,7 +241,7 @@ def attend(
                 p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,
                 share, block, sequence, seq_len, tile, stop, offset, tiles, per_share,
                 stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp,
-                NUM_HEADS, S_Q, RANK, ROPE, PAGE_SIZE, CAUSAL, EVEN, CONVERT, UPCAST, NUM_CHUNKS,
+                NUM_HEADS, S_Q, RANK, ROPE, PAGE_SIZE, CAUSAL, EVEN, CONVERT, UPCAST, HOIST, NUM_CHUNKS,
                 BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
             )  # fmt: skip
             tile, offset, sequence = stop, offset + tiles, sequence + 1
@@ -229,7 +256,7 @@ def attend(
                 p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,
                 share, block, sequence, seq_len, tile, tl.minimum(tile + per_share, tiles), 0, tiles, per_share,
                 stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp,
-                NUM_HEADS, S_Q, RANK, ROPE, PAGE_SIZE, CAUSAL, EVEN, CONVERT, UPCAST, NUM_CHUNKS,
+                NUM_HEADS, S_Q, RANK, ROPE, PAGE_SIZE, CAUSAL, EVEN, CONVERT, UPCAST, HOIST, NUM_CHUNKS,
                 BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
             )  # fmt: skip
 

@@ -16,6 +16,10 @@ from mla_edu.kernels.tiles import Tiles, cdiv
 
 INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8_mla"}
+TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])
+# Versions from which on Triton shares stages out between a tile and the number of its page, and keeps in registers
+# where all that a wgmma reads lies: from 64 rows on there are none to spare for that.
+SHARES_STAGES, KEEPS_ADDRESSES = (3, 5), (3, 8)
 MAX_TOKENS = 2**30  # that a row of the block table can hold: tokens are counted in 32 bits
 
 
@@ -116,13 +120,14 @@ def attend_arguments(
         "EVEN": plan.even,
         "CONVERT": plan.converts_fp8,
         "UPCAST": INTERPRETED,
+        "HOIST": TRITON < KEEPS_ADDRESSES or tiles.block_h < 64,
         "NUM_CHUNKS": tiles.num_chunks,
         "BLOCK_H": tiles.block_h,
         "BLOCK_N": tiles.block_n,
         "BLOCK_C": plan.block_c,
         "BLOCK_R": plan.block_r,
         "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages,
+        "num_stages": tiles.num_stages if TRITON >= SHARES_STAGES else (tiles.num_stages + 2) // 2,
         **options,
     }
 
@@ -132,7 +137,7 @@ def why_no_gluon(device: torch.device) -> str | None:
     arch = describe_gpu(device).arch if device.type == "cuda" else device.type
     if arch != "sm_90":
         return f"backend 'gluon' needs a GPU of sm_90; q is on {arch}"
-    if tuple(int(number) for number in triton.__version__.split(".")[:2]) < (3, 6):
+    if TRITON < (3, 6):
         return f"backend 'gluon' needs Triton 3.6 or later; this is {triton.__version__}"
     return None
 
@@ -175,14 +180,15 @@ def run(
         lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
     if batch == 0:
         return out, lse
-    # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
-    results = Results(out.float() if INTERPRETED else out, lse, None, None, None)
+    partial = partial_lse = parts = None
     if needed:
         if workspace is None:
             workspace = q.new_empty(needed, dtype=torch.uint8)
         sizes = [plan.num_partials * num_rows * kv_lora_rank, plan.num_partials * num_rows, 2 * batch]
-        partial, partial_lse, parts = workspace[:needed].view(torch.float32).split(sizes)
-        results = results._replace(partial=partial, partial_lse=partial_lse, parts=parts.view(torch.int32))
+        partial, partial_lse, places = workspace[:needed].view(torch.float32).split(sizes)
+        parts = places.view(torch.int32)
+    # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
+    results = Results(out.float() if INTERPRETED else out, lse, partial, partial_lse, parts)
     with torch.cuda.device(q.device) if q.device.type == "cuda" else contextlib.nullcontext():
         stage_1(results)
         if needed:

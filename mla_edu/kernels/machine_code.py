@@ -79,6 +79,30 @@ def matrix_flops(loop: Sequence[str], num_warps: int) -> int | None:
     return flops
 
 
+def shared_traffic(loop: Sequence[str], num_warps: int) -> int | None:
+    """Bytes that all warps of a program move to and from shared memory, once through a loop.
+
+    Loads, stores and copies by their width, as if all 32 lanes took part; and of a wgmma the operands that lie there,
+    for each group of four warps. None where an instruction does not say, as those of sm_100.
+    """
+    moved = 0
+    for line in loop:
+        name, _, operands = line.partition(" ")
+        kind, *parts = name.split(".")
+        bits = max((int(part) for part in parts if part in ("64", "128")), default=32)
+        if kind in ("LDS", "STS", "LDGSTS"):
+            moved += 32 * bits // 8 * num_warps
+        elif kind in ("LDSM", "STSM"):  # matrices of 8 x 8 numbers of two bytes: one, two or four
+            moved += 128 * max((int(part) for part in parts if part in ("2", "4")), default=1) * num_warps
+        elif kind == "HGMMA":
+            m, n, k = map(int, parts[0].split("x"))
+            first_is_shared = operands.split(", ")[1].startswith("gdesc")
+            moved += 2 * (n * k + first_is_shared * m * k) * num_warps // 4
+        elif MATRIX.match(kind) and kind != "HMMA":
+            return None
+    return moved
+
+
 class Ahead(NamedTuple):
     """Loads of one program that are on their way while it multiplies."""
 

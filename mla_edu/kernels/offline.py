@@ -19,7 +19,7 @@ from typing import Any
 import pydantic
 
 from mla_edu.cost import fp8_row_bytes
-from mla_edu.kernels.machine_code import Ahead, matrix_flops, read_ahead, read_cubin, read_loop
+from mla_edu.kernels.machine_code import Ahead, matrix_flops, read_ahead, read_cubin, read_loop, shared_traffic
 from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
 from mla_edu.kernels.tiles import BYTES, REGISTERS, SHARED_LIMIT, Tiles, cdiv
 
@@ -94,6 +94,7 @@ class KernelReport:
     # Of the loop over the tiles; None on AMD's:
     loop_instructions: int | None = None  # of one warp
     executed_flops: int | None = None  # of a program's matrix units for one tile; None where the code does not say
+    shared_traffic: int | None = None  # bytes to and from shared memory, of a program for one tile
     ahead: Ahead | None = None  # loads that are on their way while a program multiplies
 
     @property
@@ -237,6 +238,7 @@ def _compile(request: Request) -> KernelReport:
             "assembler": assembler(arch).version,
             "loop_instructions": len(lines),
             "executed_flops": matrix_flops(lines, plan.tiles.num_warps),
+            "shared_traffic": shared_traffic(lines, plan.tiles.num_warps),
             "ahead": read_ahead(lines, 32 * plan.tiles.num_warps),
         }
     memory, warps = MULTIPROCESSOR[arch]

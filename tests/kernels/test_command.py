@@ -15,7 +15,7 @@ from mla_edu.kernels.tiles import Tiles
 def report(request):
     """What a compiler might make of it."""
     of_nvidia = {
-        "assembler": "12.8", "loop_instructions": 1000, "executed_flops": 10_000_000,
+        "assembler": "12.8", "loop_instructions": 1000, "executed_flops": 10_000_000, "shared_traffic": 400_000,
         "ahead": Ahead(0.75, 50_000.0, 40_000, (1,)),
     }  # fmt: skip
     return offline.KernelReport(
@@ -73,6 +73,18 @@ def test_an_assembler_that_is_known_to_fail_is_named_with_what_helps(asked, monk
     shown = run("sm_90").stdout
     assert ("warning: ptxas 12.8 is known" in shown) == warned
     assert (f"TRITON_PTXAS_PATH={tmp_path}/ptxas-blackwell" in shown) == warned
+
+
+def test_the_time_of_a_step_of_any_batch_is_predicted(asked):
+    def times(*options):
+        lines = run("sm_90", "--heads", "16", *options).stdout.splitlines()
+        assert any("as predicted on an H100" in line for line in lines)
+        return [int(line.split()[6]) for line in lines if line.startswith(("h100", "h200"))], lines
+
+    (short, _), lines = times("--batch", "1", "--context", "64k")
+    assert any(line.startswith("us: of a whole step of 1 x 65,536 tokens") for line in lines)
+    (long, _), _ = times("--batch", "16", "--context", "64k")
+    assert 10 * short < long < 17 * short
 
 
 def test_gpus_heads_tokens_and_dtype_are_handed_on(asked):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mla_edu.kernels.forecast import CHIPS, forecast
+from mla_edu.kernels.forecast import CHIPS, LAUNCH, forecast, predict_seconds
 from mla_edu.kernels.machine_code import Ahead
 from mla_edu.kernels.offline import KernelReport
 from mla_edu.kernels.tiles import Tiles
@@ -17,7 +17,7 @@ def report(heads, loop, *, programs=1, overlap=0.0, own=0.0, executed=None, **fi
         "arch": "sm_90", "dtype": "bf16", "num_heads": heads, "s_q": 1, "page_size": 64, "tiles": tiles, "registers": 1,
         "spill_bytes": 0, "shared_bytes": 1, "tensor_memory": 0, "tensor_core_instructions": {"HGMMA": 9},
         "programs": programs, "occupancy": 0.1, "cubin": b"", "loop_instructions": loop,
-        "executed_flops": executed or useful, "ahead": Ahead(overlap, own, TILE, (0,)),
+        "executed_flops": executed or useful, "shared_traffic": 0, "ahead": Ahead(overlap, own, TILE, (0,)),
     }  # fmt: skip
     return KernelReport(**defaults | fields)
 
@@ -42,7 +42,7 @@ def test_counts_per_token_and_useful_share_follow():
 def test_a_program_that_never_loads_ahead_waits_loads_and_works_in_turn():
     found = forecast(report(64, 3000), "h200")
     load = TILE / (4.8e12 / 132)
-    work = 3000 * 8 / 4 / 1.83e9
+    work = 3000 * 8 / 4 / 1.83e9 + 2 * 64 * 64 * 1088 / (989.4e12 / 132)
     latency = 2 * 478.8 / 1.755e9
     assert found.set_by == "waiting"
     assert found.of_bandwidth == pytest.approx(load / (latency + load + work))
@@ -58,24 +58,59 @@ def test_littles_law_limits_what_loads_ahead():
     assert (enough.set_by, enough.of_bandwidth) == ("memory", 1.0)
 
 
-def test_instructions_and_products_limit_what_has_enough_in_flight():
-    issue = forecast(report(16, 5000, overlap=1.0, own=float(TILE)), "h200")
+def test_instructions_products_and_shared_memory_limit_what_has_enough_in_flight():
+    many = {"programs": 2, "overlap": 1.0, "own": float(TILE)}
+    issue = forecast(report(16, 5000, **many), "h200")
     assert issue.set_by == "instructions"
     assert issue.of_bandwidth == pytest.approx(TILE / (4.8e12 / 132) / (5000 * 8 / 4 / 1.83e9))
-    twice = forecast(report(128, 10, overlap=1.0, own=float(TILE), executed=4 * 64 * 64 * 1088), "h100")
+    twice = forecast(report(128, 10, **many, executed=4 * 64 * 64 * 1088), "h100")
     assert (twice.set_by, twice.of_product) == ("products", pytest.approx(0.5))
-    old_unit = report(128, 10, overlap=1.0, own=float(TILE), tensor_core_instructions={"HMMA": 9})
+    old_unit = report(128, 10, **many, tensor_core_instructions={"HMMA": 9})
     assert forecast(old_unit, "h100").of_product == pytest.approx(0.62)
+    shared = forecast(report(16, 10, **many, shared_traffic=10**6), "h200")
+    assert (shared.set_by, shared.round_seconds) == ("shared memory", pytest.approx(2 * 10**6 / 128 / 1.83e9))
+
+
+def test_one_program_issues_and_then_waits_for_its_operands_or_products():
+    one = {"overlap": 1.0, "own": float(TILE)}
+    moved = forecast(report(16, 1000, **one, shared_traffic=10**6), "h200")
+    assert moved.set_by == "work"
+    assert moved.round_seconds == pytest.approx((1000 * 8 / 4 + 10**6 / 128) / 1.83e9)
+    multiplied = forecast(report(128, 1000, **one, executed=40 * 64 * 64 * 1088, shared_traffic=10**6), "h200")
+    products = 40 * 64 * 64 * 1088 / (989.4e12 / 132)
+    assert multiplied.round_seconds == pytest.approx(1000 * 8 / 4 / 1.83e9 + products)
+
+
+def test_a_step_is_a_launch_the_longest_share_and_the_merge():
+    """2**18 tokens in 128 shares of 32 tiles, which one load of the merge takes; 132 sequences of a tile, whole."""
+    latency, rows = 2 * 478.8 / 1.755e9, 16
+    fast = report(16, 10, overlap=1.0, own=float(TILE), tiles=Tiles(16, 64, 8, 5))
+    a_tile = forecast(fast, "h200").round_seconds
+    assert a_tile == pytest.approx(TILE / (4.8e12 / 132))
+    merged = 4 * 128 * rows * 513 / 4.8e12 + (2 + 1) * latency
+    assert predict_seconds(fast, "h200", 1, 2**18) == pytest.approx(LAUNCH + latency + 32 * a_tile + merged)
+    whole = report(64, 10, overlap=1.0, own=float(TILE))
+    assert predict_seconds(whole, "h200", 132, 64) == pytest.approx(
+        LAUNCH + latency + forecast(whole, "h200").round_seconds
+    )
+    assert predict_seconds(report(16, 100, ahead=None), "h200", 1, 64) is None
 
 
 def test_blocks_of_rows_share_the_bytes_of_memory():
-    one, two = (forecast(report(heads, 10, overlap=1.0, own=float(TILE)), "h200") for heads in (64, 128))
+    one, two = (forecast(report(heads, 10, programs=2, overlap=1.0, own=float(TILE)), "h200") for heads in (64, 128))
     assert (one.set_by, two.set_by) == ("memory", "products")
     assert one.of_product == pytest.approx(2 * 64 * 64 * 1088 / (989.4e12 / 132) / (TILE / (4.8e12 / 132)))
 
 
 @pytest.mark.parametrize(
-    "fields", [{"loop_instructions": None}, {"executed_flops": None}, {"ahead": None}, {"dtype": "fp32"}]
+    "fields",
+    [
+        {"loop_instructions": None},
+        {"executed_flops": None},
+        {"shared_traffic": None},
+        {"ahead": None},
+        {"dtype": "fp32"},
+    ],
 )
 def test_nothing_is_predicted_where_the_code_does_not_say_enough(fields):
     assert forecast(report(16, 100, **fields), "h100") is None

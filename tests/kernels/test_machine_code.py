@@ -3,7 +3,7 @@
 import pytest
 
 from mla_edu.kernels import machine_code
-from mla_edu.kernels.machine_code import matrix_flops, read_ahead, read_loop
+from mla_edu.kernels.machine_code import matrix_flops, read_ahead, read_loop, shared_traffic
 
 COPY, GROUP = "LDGSTS.E.BYPASS.128 [R3], desc[UR4][R6.64], P1", "LDGDEPBAR"
 HMMA = "HMMA.16816.F32.BF16 R24, R136, R8, R24"
@@ -123,3 +123,26 @@ def test_multiply_adds_count_as_products_only_without_matrix_units():
     loop = [COPY, GROUP, "FFMA R1, R2, R3, R1", wait(0), HMMA]
     assert read_ahead(loop, 32).overlap == 0
     assert read_ahead(loop[:-1], 32).overlap == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "moved"),
+    [
+        ("LDS.128 R4, [R2]", 8 * 32 * 16),
+        ("LDS R4, [R2+0x10]", 8 * 32 * 4),
+        ("STS.64 [R2], R4", 8 * 32 * 8),
+        (COPY, 8 * 32 * 16),
+        ("LDSM.16.MT88.4 R4, [R2]", 8 * 4 * 128),
+        ("STSM.16.M88.2 [R2], R4", 8 * 2 * 128),
+        ("LDSM.16.M88 R4, [R2]", 8 * 128),
+        ("HGMMA.64x32x16.F32.BF16 R152, gdesc[UR56], R152", 2 * 2 * (64 * 16 + 32 * 16)),
+        ("HGMMA.64x256x16.F32.BF16 R24, R184, gdesc[UR4].tnspB, R24", 2 * 2 * 256 * 16),
+        (HMMA, 0),
+        ("LDG.E.128 R4, [R2.64]", 0),
+        ("UTCHMMA gdesc[UR4], gdesc[UR6], tmem[UR8]", None),
+    ],
+)
+def test_what_passes_through_shared_memory_is_counted(line, moved):
+    """By eight warps; a wgmma by two groups of four, its first operand only where it lies there."""
+    assert shared_traffic(["IADD3 R1, R1, R2", line], 8) == moved
+    assert moved is None or shared_traffic([line, line], 8) == 2 * moved

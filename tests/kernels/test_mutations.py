@@ -48,6 +48,11 @@ MISTAKES = {
         "tl.minimum(tile + per_share, total)",
         "tl.minimum(tile + per_share - 1, total)",
     ),
+    "what is left over belongs to no share": (
+        ROWS,
+        "tl.maximum(tl.cdiv(total, num_shares), ",
+        "tl.maximum(total // num_shares, ",
+    ),
     "sequences past the first 128 begin at the front": (ROWS, "before += tl.sum(b_tiles, 0)", "before += 0"),
     "only the first 128 sequences are shared out": (ROWS, "total += tl.sum(", "total = total if b > 0 else tl.sum("),
     "a share keeps to its first sequence": (
@@ -63,6 +68,12 @@ MISTAKES = {
     "the merge loses a part": (KERNEL, "m_part = o_part < num_parts", "m_part = o_part < num_parts - 1"),
     "the merge adds what lies behind its parts": (KERNEL, "m_part = o_part < num_parts", "m_part = o_part >= 0"),
     "the merge stops after its first tile": (KERNEL, "range(0, num_parts, BLOCK_P)", "range(0, 1, BLOCK_P)"),
+    "the merge begins its second tile anew": (
+        KERNEL,
+        "o_part = i + tl.arange(0, BLOCK_P)",
+        "o_part = tl.arange(0, BLOCK_P)",
+    ),
+    "the merge counts columns from the front": (KERNEL, "tl.program_id(1) * BLOCK_C", "0 * BLOCK_C"),
     "the merge mixes up rows": (KERNEL, "* NUM_ROWS + o_row[None, :]", "* NUM_ROWS + 0 * o_row[None, :]"),
     "partial results in the wrong place": (KERNEL, "part * NUM_ROWS + o_row", "o_row"),
     "the first tile of a part is skipped": (
@@ -86,6 +97,13 @@ MISTAKES = {
     "numbers of fp8 are 2**-8 too small": (KERNEL, "b_g if CONVERT else b_g * 256.0", "b_g"),
     "the tile that was loaded ahead is used at once": (KERNEL, "b_next if AHEAD else b_load", "b_load"),
     "the same tile is loaded again": (KERNEL, "n_load = n + BLOCK_N if AHEAD else n", "n_load = n"),
+    "the tile after the next is loaded": (
+        KERNEL,
+        "n_load = n + BLOCK_N if AHEAD else n",
+        "n_load = n + 2 * BLOCK_N if AHEAD else n",
+    ),
+    "what lies past the end is loaded ahead": (KERNEL, "m_load = n_load + ", "m_load = n + "),
+    "the exponent of fp8 is in the wrong place": (ROWS, "((b_rest + 1) & 0x80)) << 7)", "((b_rest + 1) & 0x80)) << 6)"),
     "the rotary part is left out": (
         KERNEL,
         "b_s = matmul(b_q[NUM_CHUNKS], tl.trans(b_rows[NUM_CHUNKS]), b_s, UPCAST)",
@@ -155,6 +173,7 @@ def battery(launcher, far_apart):
     long = even([500, 1, 1, 0, 3], **shape)  # more parts than the merge takes at a time, and the last matter most
     long.kv_cache[long.block_table[0, 7]] *= 4
     check(long, multiprocessors=16, tiles=WHOLE)
+    check(even([500], **shape), multiprocessors=16, tiles=WHOLE)  # whose merge takes its columns in two blocks
     check(even([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY), multiprocessors=20, tiles=SHORT)
     for arch in ("sm_90", "sm_80"):
         fp8 = random_problem([75, 33], num_heads=5, dtype="fp8_mla", kv_lora_rank=512)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from mla_edu.bench.first_look import Step, read_first_look
+from mla_edu.kernels.forecast import forecast, predict_seconds
 from mla_edu.kernels.machine_code import read_loop
 from mla_edu.kernels.offline import Request, compile_report, compile_reports
 from mla_edu.kernels.tiles import SHARED_LIMIT, Tiles, matrix_unit, programs_per_multiprocessor, shared_bytes
+from mla_edu.registry import get_gpu
 
 pytest.importorskip("triton")
 TABLE = json.loads(Path(__file__).with_name("figures.json").read_text(encoding="utf-8"))
@@ -109,6 +112,32 @@ def test_the_loop_copies_one_tile(reports):
 def test_useful_tensor_work_is_known(reports, heads, share):
     """With 64 rows both warpgroups compute all scores: (1088 + 576) where 1088 would do."""
     assert reports["sm_90", "bf16", heads, 1, 64].useful_share == pytest.approx(share)
+
+
+# What an H100 reached of the prediction, by dtype and heads: as the docstring of ``forecast`` says.
+REACHED = {
+    ("bf16", 16): 0.8, ("bf16", 32): 0.8, ("bf16", 64): 1.05, ("bf16", 128): 0.95,
+    ("fp8_mla", 16): 0.7, ("fp8_mla", 128): 0.55,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "heads"), REACHED)
+def test_predictions_miss_what_was_measured_by_what_is_stated(reports, dtype, heads):
+    report, look = reports["sm_90", dtype, heads, 1, 64], read_first_look()
+    step = Step(heads=heads, batch=32, context=16_384 if heads < 64 else 8192, dtype=dtype)
+    tiles = "" if (dtype, heads) not in (("bf16", 16), ("bf16", 32)) else f" {heads}x64s5"
+    measured = look.times(f"triton-even{tiles}")[step]
+    reached = measured.tflop_per_s * 1e12 / get_gpu("h100").flops["bf16"] / forecast(report, "h100").of_product
+    assert reached == pytest.approx(REACHED[dtype, heads], abs=0.06)
+    slower = measured.microseconds / 1e6 / predict_seconds(report, "h100", step.batch, step.context)
+    assert 0.85 < slower < (1.7 if dtype == "fp8_mla" else 1.25)
+
+
+def test_a_step_of_one_long_sequence_took_longer_than_predicted(reports):
+    step = Step(heads=16, batch=1, context=65_536)
+    measured = read_first_look().times("triton-even 16x64s5")[step].microseconds
+    predicted = 1e6 * predict_seconds(reports["sm_90", "bf16", 16, 1, 64], "h100", 1, 65_536)
+    assert 1.3 < measured / predicted < 1.5
 
 
 def test_another_tile_can_be_tried():
