@@ -225,8 +225,8 @@ def inline_figures(app, doctree):
             else ""
         )
         if 'role="img"' in svg:
-            svg = svg[svg.index("<svg") :].strip().replace(
-                'class="mla-figure" ', "", 1
+            svg = (
+                svg[svg.index("<svg") :].strip().replace('class="mla-figure" ', "", 1)
             )  # the class goes to the figure
             number += 1
             label = image.get("alt") or html.unescape(

@@ -39,7 +39,7 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.titlesize": 10,
-    "axes.formatter.min_exponent": 6,  # powers in small letters only where the digits would not fit
+    "axes.formatter.min_exponent": 8,  # powers, whose letters are small, only where digits would not fit
     "xtick.color": _INK,
     "ytick.color": _INK,
     "grid.color": NEUTRAL,
