@@ -229,10 +229,8 @@ def inline_figures(app, doctree):
                 svg[svg.index("<svg") :].strip().replace('class="mla-figure" ', "", 1)
             )  # the class goes to the figure
             number += 1
-            label = image.get("alt") or html.unescape(
-                re.search('aria-label="([^"]*)"', svg)[1]
-            )
-            words = html.escape(re.split(r"(?<=[.:]) ", label)[0].rstrip(".:"))
+            told = html.unescape(re.search('aria-label="([^"]*)"', svg)[1])
+            words = html.escape(image.get("alt") or told.split(". ")[0]).rstrip(".")
             figure = nodes.raw(
                 "",
                 f'<figure class="mla-figure">{svg}<figcaption><b>Figure {number}.</b> '

@@ -180,3 +180,4 @@ def test_letters_of_figures_have_nine_pixels_on_a_phone(code_cells):
             sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\d+ )?([\d.]+)px", svg)]
             scale = min(4 / 3, 358 / float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])) if svg else 1
             assert all(size * scale >= 9 for size in sizes), f"{min(sizes) * scale:.1f} pixels: {cell.source[:60]}"
+            assert "1e+" not in svg, cell.source[:60]
