@@ -11,6 +11,7 @@ comment behind it. Nothing of the package is imported.
 """
 
 import ast
+import html
 import json
 import re
 from pathlib import Path
@@ -212,8 +213,10 @@ def inline_figures(app, doctree):
     """Put SVG figures, displayed by a cell or linked in Markdown, into the page.
 
     A picture that is a paragraph of its own takes its place: a figure cannot stand in
-    one. Its text alternative is the one in the SVG.
+    one. Its text alternative is the one in the SVG; the caption is that of the link, or
+    else what the alternative says first.
     """
+    number = 0
     for image in list(doctree.findall(nodes.image)):
         path = Path(app.srcdir, image["uri"])
         svg = (
@@ -222,11 +225,17 @@ def inline_figures(app, doctree):
             else ""
         )
         if 'role="img"' in svg:
-            svg = svg[svg.index("<svg") :].replace(
-                'class="mla-figure" ', "", 1
+            svg = (
+                svg[svg.index("<svg") :].strip().replace('class="mla-figure" ', "", 1)
             )  # the class goes to the figure
+            number += 1
+            told = html.unescape(re.search('aria-label="([^"]*)"', svg)[1])
+            words = html.escape(image.get("alt") or told.split(". ")[0]).rstrip(".")
             figure = nodes.raw(
-                "", f'<figure class="mla-figure">{svg}</figure>', format="html"
+                "",
+                f'<figure class="mla-figure">{svg}<figcaption><b>Figure {number}.</b> '
+                f"{words}.</figcaption></figure>",
+                format="html",
             )
             alone = isinstance(image.parent, nodes.paragraph) and len(image.parent) == 1
             (image.parent if alone else image).replace_self(figure)

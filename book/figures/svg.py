@@ -14,7 +14,7 @@ COLOURS = {
     "key": f"var(--mla-key,{KEY})",
     "value": f"var(--mla-value,{VALUE})",
     "rope": f"var(--mla-rope,{ROPE})",
-    "neutral": NEUTRAL,
+    "neutral": f"var(--mla-neutral,{NEUTRAL})",
     "ink": "currentColor",
 }
 FONT, SCRIPT = 13, 10.2  # at 358 pixels, a phone's column, both stay above 9

@@ -239,7 +239,8 @@ def channels(colour):
 
 def page_colours(mode):
     css = (BOOK / "_static" / "book.css").read_text(encoding="utf-8")
-    block = re.search(rf'html\[data-theme="{mode}"\] \{{(.*?)\}}', css, re.DOTALL)[1]
+    selector = {"light": "html, html[data-theme] {", "dark": 'html[data-theme="dark"] {'}[mode]
+    block = css.split(selector)[1].partition("}")[0]
     return {name: channels(value) for name, value in re.findall(r"--([\w-]+): (#\w{6});", block)}
 
 
@@ -270,8 +271,8 @@ def test_text_stands_out_where_the_figure_stands_alone(name, ground):
 
 @every_figure
 def test_colours_are_those_of_the_book(name):
-    book = {"query": QUERY, "key": KEY, "value": VALUE, "rope": ROPE}
-    assert set(re.findall(r"#\w{6}", read(name))) <= {*book.values(), NEUTRAL, "#7a7a7a"}
+    book = {"query": QUERY, "key": KEY, "value": VALUE, "rope": ROPE, "neutral": NEUTRAL}
+    assert set(re.findall(r"#\w{6}", read(name))) <= {*book.values(), "#7a7a7a"}
     for kind, colour in re.findall(r"var\(--mla-(\w+),(#\w+)\)", read(name)):
         assert colour == book[kind]
 
@@ -291,6 +292,8 @@ def test_a_linked_figure_becomes_part_of_the_page():
     assert isinstance(figure, nodes.raw)
     assert figure.astext().startswith('<figure class="mla-figure"><svg')
     assert 'aria-label="Four panels' in figure.astext()
+    assert figure.astext().endswith("</svg><figcaption><b>Figure 1.</b> other words.</figcaption></figure>")
+    assert "<b>Figure 2.</b>" in paragraph.astext()
     assert isinstance(paragraph, nodes.paragraph)
     assert not list(document.findall(nodes.image))
 

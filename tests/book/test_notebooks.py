@@ -170,3 +170,14 @@ def test_status_table_is_made_from_the_status():
     status = json.loads(STATUS.read_text())
     assert list(status) == [chapter.stem for chapter in chapters()]
     assert STATUS_TABLE.read_text() == status_table(status)
+
+
+def test_letters_of_figures_have_nine_pixels_on_a_phone(code_cells):
+    """A figure is shrunk to the column of a screen of 390 pixels, 358."""
+    for cell in code_cells:
+        for output in cell.outputs:
+            svg = output.get("data", {}).get("image/svg+xml", "")
+            sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:\d+ )?([\d.]+)px", svg)]
+            scale = min(4 / 3, 358 / float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])) if svg else 1
+            assert all(size * scale >= 9 for size in sizes), f"{min(sizes) * scale:.1f} pixels: {cell.source[:60]}"
+            assert "1e+" not in svg, cell.source[:60]

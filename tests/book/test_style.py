@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from mla_edu.book import environment, figure, show, table
+from mla_edu.book import KEY, NEUTRAL, environment, figure, show, table
 from mla_edu.book.figures import _STYLE
 
 
@@ -30,6 +30,21 @@ def test_all_text_of_a_figure_takes_the_colour_of_the_page():
     styles = re.findall(r'<text style="([^"]*)"', drawing())
     assert len(styles) > 8
     assert all("fill: currentColor" in style for style in styles)
+
+
+def test_a_figure_takes_the_colours_of_the_page_and_has_its_own_elsewhere():
+    colours = re.findall(r"(?:fill|stroke): ([^;\"]*#\w{6}[^;\"]*)", drawing())
+    assert set(colours) == {f"var(--mla-key, {KEY})", f"var(--mla-neutral, {NEUTRAL})"}
+    assert set(re.findall(r"font-family: ([^;\"]*)", drawing())) == {
+        "var(--pst-font-family-base, system-ui, sans-serif)"
+    }
+
+
+def test_a_logarithmic_axis_has_no_small_letters_below_a_million():
+    fig, ax = figure()
+    ax.loglog([1, 10**5], [1e-4, 1])
+    sizes = [float(a or b) for a, b in re.findall(r"font: ([\d.]+)px|font-size: ([\d.]+)px", show(fig, "a line").svg)]
+    assert min(sizes) == 10
 
 
 def test_a_figure_leaves_the_page_around_it_alone():
