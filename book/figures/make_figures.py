@@ -6,6 +6,7 @@ by hand as SVG: the page supplies ink, font and colours, in light and in dark mo
 
 from pathlib import Path
 
+from absorbing import absorbing
 from bottleneck import bottleneck
 from cache_growing import cache_growing
 from cache_per_token import cache_per_token
@@ -24,6 +25,7 @@ from whole_model import whole_model
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "absorbing.svg": absorbing,
     "bottleneck.svg": bottleneck,
     "attention-latent.svg": one_latent,
     "attention-multi-head.svg": multi_head,
