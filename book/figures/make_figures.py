@@ -9,7 +9,6 @@ from pathlib import Path
 from absorbing import absorbing
 from bottleneck import bottleneck
 from cache_growing import cache_growing
-from cache_per_token import cache_per_token
 from chip import chip
 from data_flow import data_flow
 from decode_kernel import (
@@ -32,7 +31,6 @@ DRAWINGS = {
     "attention-shared-heads.svg": shared_heads,
     "cache-growing.svg": cache_growing,
     "block-table.svg": block_table,
-    "cache-per-token.svg": cache_per_token,
     "chip.svg": chip,
     "data-flow.svg": data_flow,
     "decode-merge.svg": merge_of_two,

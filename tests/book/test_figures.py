@@ -16,7 +16,7 @@ from mla_edu.registry import get_model
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 FIGURES = BOOK / "figures"
-WIDTHS = {"cache-per-token.svg": 310, "four-attentions-wide.svg": 1088}  # the last is for slides
+WIDTHS = {"four-attentions-wide.svg": 1088}  # for slides
 PHONE = 358  # what the others get on a screen of 390 pixels
 SMALLEST = 9  # pixels of a letter's size
 TEXT, RECT = "{http://www.w3.org/2000/svg}text", "{http://www.w3.org/2000/svg}rect"
@@ -64,13 +64,6 @@ def test_figure_says_what_it_shows(name):
     svg = ElementTree.fromstring(read(name))
     assert svg.get("role") == "img"
     assert len(svg.get("aria-label")) > 100
-
-
-def test_landing_picture_ends_with_the_smallest_cache():
-    from cache_per_token import MODELS
-
-    sizes = [kv_cache_bytes(name, 1) for name in MODELS]
-    assert sizes == sorted(sizes, reverse=True)
 
 
 @pytest.mark.parametrize("name", ["four-attentions.svg", "four-attentions-wide.svg"])
