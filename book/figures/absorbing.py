@@ -1,4 +1,4 @@
-"""One decode step of one head, alive: latents unpacked one by one, then the matrices move.
+"""One decode step of one head, alive: latents are unpacked, then the matrices move.
 
 The drawing stands still where no script runs, and then shows the last step with both
 counts. ``absorbing.js`` and ``absorbing.css`` go into the SVG, which the page inlines.
@@ -108,7 +108,8 @@ def matrix(name, words, unpacking, absorbing):
             arrow([(CACHED - 26, between), (NEW + 80, between)]),
         ),
         at_steps(
-            EXPANDED, text(CACHED - 30, unpacking + 17, "{T} *times*", text_anchor="end")
+            EXPANDED,
+            text(CACHED - 30, unpacking + 17, "{T} *times*", text_anchor="end"),
         ),
         at_steps(ABSORBED, text(NEW + 44, absorbing + 17, "*once*")),
     ]

@@ -1,4 +1,4 @@
-"""The drawing of absorption: it counts as the cost model does, step by step, by keyboard, from an address, and at rest."""
+"""The drawing of absorption: it counts as the cost model does, by keyboard, from an address, and at rest."""
 
 import sys
 from pathlib import Path

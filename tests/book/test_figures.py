@@ -166,7 +166,8 @@ MEASURE = """() => {
   const scale = frame.width / svg.viewBox.baseVal.width;
   const sizes = [...svg.querySelectorAll("text, tspan")].map((t) => parseFloat(getComputedStyle(t).fontSize) * scale);
   const solid = [...svg.querySelectorAll("rect")].filter((r) => r.style.fill);
-  return { frame: box(svg), texts: [...svg.querySelectorAll("text")].filter(seen).map(box), solid: solid.map(box), sizes };
+  const texts = [...svg.querySelectorAll("text")].filter(seen);
+  return { frame: box(svg), texts: texts.map(box), solid: solid.map(box), sizes };
 }"""
 
 

@@ -1,4 +1,4 @@
-"""What the landing page says in figures is what the package computes, and what it says of chapters they say themselves."""
+"""What the landing page says in figures is what the package computes; what it says of chapters they say."""
 
 import json
 import re
@@ -71,7 +71,9 @@ def test_tile_of_the_claims_counts_them():
     verdicts = {verdict: int(number) for number, verdict in re.findall(r"(\d+) (.+)", counted)}
     number, words = TILES[1]
     assert number == f"{sum(verdicts.values())}"
-    assert f"of which {verdicts['wrong']} are wrong: [Claims on trial](claims-on-trial.ipynb)" in " ".join(words.split())
+    assert f"of which {verdicts['wrong']} are wrong: [Claims on trial](claims-on-trial.ipynb)" in " ".join(
+        words.split()
+    )
 
 
 def test_tile_of_the_measurement_names_its_hardware():

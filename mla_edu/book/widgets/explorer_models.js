@@ -88,6 +88,7 @@ function quantities(model, { gpu, tokens, batch, dtype, gpus, weights }) {
     bytes_per_token: kv_cache_bytes(model, 1n, 1n, own_dtype),
     bytes_per_sequence: per_sequence,
     bytes_total: batch * per_sequence,
+    tokens_per_s: per_sequence ? Number(gpu.bandwidth) / Number(per_sequence) : null,
     weight_bytes: weight_bytes(model, weights_dtype),
     on_each: Object.fromEntries(Object.entries(layouts(gpus)).map(([way, layout]) => [way, on_each(layout)])),
   };
