@@ -174,7 +174,7 @@ def quantities(
         "bytes_per_token": cost.kv_cache_bytes(model, 1, 1, own_dtype),
         "bytes_per_sequence": per_sequence,
         "bytes_total": batch * per_sequence,
-        "tokens_per_s": gpu.bandwidth / per_sequence if per_sequence else None,
+        "tokens_per_s": 1 / cost.step_seconds(cost.Cost(0, per_sequence), gpu, "fp16") if per_sequence else None,
         "weight_bytes": cost.weight_bytes(model, weights_dtype),
         "on_each": {way: on_each(layout) for way, layout in cost.layouts(gpus).items()},
         "what_if": {kind: cost.sequence_bytes(m, tokens, cache_dtype(m, dtype)) for kind, m in what_if(model).items()},
