@@ -105,7 +105,7 @@ def test_a_card_for_each_chapter_asks_its_question():
 def test_first_screen_shows_what_the_book_is_and_where_to_start(browser, serve, html, width, height):
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(serve(html) + "book/index.html")
-    bottoms = page.locator("h1, .mla-lede, .mla-start a").evaluate_all(
+    bottoms = page.locator("article h1, .mla-lede, .mla-start a").evaluate_all(
         "all => all.map(e => e.getBoundingClientRect().bottom)"
     )
     figure = page.locator("[data-figure=absorbing]").bounding_box()
