@@ -233,6 +233,7 @@ def test_address_that_means_nothing_is_said_and_changes_nothing(open_page, bare,
 def test_a_screen_reader_is_told_once_when_a_change_has_come_to_rest(open_page, bare):
     page = open_page(bare["decode-roofline"])
     live = page.locator("[aria-live=polite]")
+    page.wait_for_timeout(700)
     assert live.text_content() == ""
     page.evaluate("[32, 48, 64].forEach((heads) => shown.set('heads', heads))")
     assert live.text_content() == "" and "64 rows" in page.locator(".mla-part-summary").inner_text()
