@@ -6,9 +6,9 @@ by hand as SVG: the page supplies ink, font and colours, in light and in dark mo
 
 from pathlib import Path
 
+from absorbing import absorbing
 from bottleneck import bottleneck
 from cache_growing import cache_growing
-from cache_per_token import cache_per_token
 from chip import chip
 from data_flow import data_flow
 from decode_kernel import (
@@ -24,13 +24,13 @@ from whole_model import whole_model
 
 FIGURES = Path(__file__).parent
 DRAWINGS = {
+    "absorbing.svg": absorbing,
     "bottleneck.svg": bottleneck,
     "attention-latent.svg": one_latent,
     "attention-multi-head.svg": multi_head,
     "attention-shared-heads.svg": shared_heads,
     "cache-growing.svg": cache_growing,
     "block-table.svg": block_table,
-    "cache-per-token.svg": cache_per_token,
     "chip.svg": chip,
     "data-flow.svg": data_flow,
     "decode-merge.svg": merge_of_two,

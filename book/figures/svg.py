@@ -164,12 +164,12 @@ def at(x, y, elements):
     return "\n".join([f'<g transform="translate({x:g} {y:g})">', *elements, "</g>"])
 
 
-def drawing(width, height, label, elements, font_size=FONT):
+def drawing(width, height, label, elements, font_size=FONT, attributes=""):
     """The whole SVG; ``label`` is its text alternative."""
     body = "\n".join(elements)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="mla-figure" role="img"'
-        f' aria-label="{escape(label)}" color="#7a7a7a"'
+        f' aria-label="{escape(label)}"{attributes} color="#7a7a7a"'
         f' viewBox="0 0 {width:g} {height:g}"'
         f' width="{width * SHOWN:.0f}" height="{height * SHOWN:.0f}"'
         f' font-family="Georgia, serif" font-size="{font_size}" fill="currentColor">'

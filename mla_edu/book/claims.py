@@ -28,6 +28,20 @@ _STYLE = """\
   .mla-docket tr { border-top: 1px solid rgb(128 128 128 / 0.35); padding: 0.5em 0; }
 }"""
 
+# On a page the choice stands in the address; in a notebook the script finds no table and does nothing.
+_SCRIPT = """\
+for (const list of document.currentScript?.closest(".mla-docket")?.querySelectorAll("select") ?? []) {
+  const wanted = new URLSearchParams(location.search).get(list.dataset.filter);
+  if ([...list.options].some(({ value }) => value === wanted)) list.value = wanted;
+  list.addEventListener("change", () => {
+    const query = new URLSearchParams(location.search);
+    if (list.selectedIndex) query.set(list.dataset.filter, list.value);
+    else query.delete(list.dataset.filter);
+    const text = query.toString();
+    history.replaceState(history.state, "", `${location.pathname}${text && `?${text}`}${location.hash}`);
+  });
+}"""
+
 
 @dataclass(frozen=True)
 class Ruling:
@@ -132,7 +146,10 @@ class Docket:
         return "\n".join(f"{VERDICTS[r.verdict]} {r.statement} | {r.finding}" for r in self.rulings.values())
 
     def _repr_html_(self) -> str:
-        """All rulings as a table with links to their sections. Two lists filter it, by style sheet alone."""
+        """All rulings as a table with links to their sections. Two lists filter it, by style sheet alone.
+
+        On a page the choice stands in the address.
+        """
         topics = Counter(ruling.topic for ruling in self.rulings.values())
         style, choices = _STYLE, ""
         for attribute, counted in (("verdict", self.count()), ("topic", topics)):
@@ -155,6 +172,6 @@ class Docket:
         head = "<thead><tr><th>statement</th><th>verdict</th><th>what was found</th></tr></thead>"
         return (
             f'<div class="mla-docket"><style>{style}</style>\n'
-            f"<p>{len(self.rulings)} statements: {verdicts}.</p>\n{choices}"
+            f"<p>{len(self.rulings)} statements: {verdicts}.</p>\n{choices}<script>{_SCRIPT}</script>"
             f"<table>{head}\n<tbody>\n{rows}\n</tbody></table></div>"
         )

@@ -64,3 +64,15 @@ def test_the_table_can_be_filtered_by_verdict_and_topic(page):
     both = [row for row in rows if (row["verdict"], row["topic"]) == ("wrong", "cache size")]
     assert shown(page) == [{**row, "shown": True} for row in both]
     assert 0 < len(both) < len(rows)
+
+
+def test_the_choice_stands_in_the_address(browser, serve, html):
+    page = browser.new_page()
+    page.goto(serve(html) + "book/claims-on-trial.html?verdict=wrong&topic=no-such-topic&other=x#claims")
+    assert page.locator("[data-filter=verdict]").input_value() == "wrong"
+    assert {row["verdict"] for row in shown(page)} == {"wrong"} and len(shown(page)) > 5
+    page.select_option("[data-filter=topic]", "cache size")
+    page.select_option("[data-filter=verdict]", index=0)
+    assert page.evaluate("location.search + location.hash") == "?topic=cache+size&other=x#claims"
+    assert {row["topic"] for row in shown(page)} == {"cache size"}
+    page.close()

@@ -49,7 +49,7 @@ def test_mark_climbs_to_the_roof_at_the_ridge_and_stays(open_page, bare):
     assert places[0][0] < places[1][0] < ridge < places[2][0]
     assert places[0][1] > places[1][1] > places[2][1]
     assert (
-        page.locator("[aria-live=polite]").inner_text()
+        page.locator(".mla-part-summary").inner_text()
         == "Arithmetic sets the pace: 128 rows, 117% of the 109 at the ridge."
     )
     page.locator("[name=s_q]").fill("8")
@@ -58,7 +58,7 @@ def test_mark_climbs_to_the_roof_at_the_ridge_and_stays(open_page, bare):
     assert place("ridge", "x1") < ridge
     page.locator("[name=s_q]").fill("1")
     page.locator("[name=heads]").fill("16")
-    assert page.locator("[aria-live=polite]").inner_text().startswith("Memory sets the pace: 16 rows")
+    assert page.locator(".mla-part-summary").inner_text().startswith("Memory sets the pace: 16 rows")
 
 
 def test_arrow_doubles_the_new_tokens(open_page, bare):
@@ -67,3 +67,20 @@ def test_arrow_doubles_the_new_tokens(open_page, bare):
     page.locator("[name=s_q-slider]").focus()
     page.keyboard.press("ArrowRight")
     assert int(page.evaluate("shown.read()")["rows"]) == 2 * before
+
+
+def test_every_gpu_stands_on_one_axis_with_no_label_cut(open_page, bare):
+    page, axes = open_page(bare), set()
+    look = """svg => {
+      const left = svg.getBoundingClientRect().left;
+      const labels = [...svg.querySelectorAll("text[text-anchor=end]")].filter((e) => Number(e.getAttribute("x")) < 40);
+      return [labels.map((e) => e.textContent), labels.every((e) => e.getBoundingClientRect().left >= left)];
+    }"""
+    for gpu in list_gpus():
+        page.evaluate(f"shown.set('gpu', '{gpu}')")
+        labels, whole = page.locator("svg[role=img]").evaluate(look)
+        axes.add(tuple(labels))
+        assert whole, gpu
+        assert 20 <= float(page.locator("[data-mark=present]").get_attribute("cy")) <= 172, gpu
+    (axis,) = axes
+    assert axis[-1] == "10k"

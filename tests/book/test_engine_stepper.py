@@ -60,7 +60,7 @@ def test_buttons_go_on_and_back_and_stay_within_the_run(open_page, bare, frames)
 
 def test_words_say_what_a_step_did(open_page, bare, frames):
     page = open_page(bare)
-    said = page.locator("[aria-live=polite]")
+    said = page.locator(".mla-part-summary")
     assert said.inner_text() == "Nothing has run yet."
     page.locator("[name=next]").click()
     assert said.inner_text() == f"Step 1: {'; '.join(frames[1].events)}."

@@ -22,34 +22,45 @@ WIDGETS = {
     "kv-cache-explorer": (
         widgets.KVCacheExplorer,
         "what-the-cache-costs",
-        ["model", "model-2", "model-3", "model-4", *with_sliders("tokens"), "batch", "dtype", "gpu", "gpus", "weights"],
+        [
+            *("chat", "agent", "long", "model", "model-2", "model-3", "model-4", *with_sliders("tokens")),
+            *("batch", "dtype", "gpu", "gpus", "weights", "reset", "copy"),
+        ],
     ),
     "absorption-crossover": (
         widgets.AbsorptionCrossover,
         "absorption",
-        ["model", *with_sliders("heads", "kv_lora_rank", "new_tokens", "cached_tokens")],
+        ["model", *with_sliders("kv_lora_rank", "new_tokens", "cached_tokens"), "reset", "copy"],
     ),
-    "rope-dial": (widgets.RopeDial, "decoupled-rope", with_sliders("key_position", "distance")),
+    "rope-dial": (
+        widgets.RopeDial,
+        "decoupled-rope",
+        [*with_sliders("key_position", "distance"), "play", "reset", "copy"],
+    ),
     "decode-roofline": (
         widgets.DecodeRoofline,
         "what-a-gpu-can-do",
-        ["gpu", "dtype", *with_sliders("heads", "s_q")],
+        ["gpu", "dtype", *with_sliders("heads", "s_q"), "reset", "copy"],
     ),
     "engine-stepper": (
         widgets.EngineStepper,
         "serving",
-        [*with_sliders("step"), "reset", "previous", "next", "play"],
+        [*with_sliders("step"), "previous", "next", "play", "reset", "copy"],
     ),
     "many-gpus": (
         widgets.ManyGPUs,
         "many-gpus",
-        ["model", "layout_name", "dtype", "gpu", *with_sliders("gpus", "batch", "tokens")],
+        ["model", "layout_name", "dtype", "gpu", *with_sliders("gpus", "batch", "tokens"), "reset", "copy"],
     ),
-    "softmax-stepper": (widgets.SoftmaxStepper, "triton-and-online-softmax", with_sliders("tile", "step")),
+    "softmax-stepper": (
+        widgets.SoftmaxStepper,
+        "triton-and-online-softmax",
+        [*with_sliders("tile", "step"), "previous", "next", "play", "reset", "copy"],
+    ),
     "measured-results": (
         lambda: widgets.MeasuredResults(measured_gpus(), layer_steps()),
         "measured",
-        ["machine", "dtype", "heads", "s_q", "context", "batch"],
+        ["machine", "dtype", "heads", "s_q", "context", "batch", "reset", "copy"],
     ),
 }
 every_widget = pytest.mark.parametrize("name", WIDGETS)
@@ -74,7 +85,7 @@ def test_keyboard_reaches_every_control_and_shows_where_it_is(open_page, bare, n
     page, controls = open_page(bare[name]), WIDGETS[name][2]
     page.locator(f"[name={controls[0]}]").focus()
     reached = controls[:1]
-    while reached[-1] != controls[-1] and len(reached) < 20:
+    while reached[-1] != controls[-1] and len(reached) < 24:
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.name"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", reached[-1]
@@ -94,7 +105,11 @@ def test_controls_drawings_and_numbers_have_names(open_page, bare, name):
     assert set(ids) == {1}
     assert page.locator("[data-widget] dl div").evaluate_all("all => all.every(d => d.querySelector('dt + dd'))")
     assert page.locator("svg[role=img]").evaluate_all("all => all.every(e => e.getAttribute('aria-label'))")
-    assert page.locator("[aria-live=polite]").inner_text()
+    assert page.locator(".mla-part-summary").inner_text()
+    targets = page.locator("[data-widget] :is(select, input, button)").evaluate_all(
+        "all => all.filter(e => e.offsetParent).map(e => [e.name, e.offsetHeight, e.offsetWidth])"
+    )
+    assert not [each for each in targets if min(each[1:]) < 24]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +118,7 @@ def test_controls_drawings_and_numbers_have_names(open_page, bare, name):
         ("kv-cache-explorer", "tokens", 1, 2**20, "tokens in a sequence"),
         ("kv-cache-explorer", "batch", 1, 2**16, "sequences at once"),
         ("kv-cache-explorer", "gpus", 1, 1024, "how many"),
-        ("absorption-crossover", "heads", 1, 1024, "heads"),
+        ("absorption-crossover", "kv_lora_rank", 1, 8192, "width of the latent"),
         ("absorption-crossover", "cached_tokens", 0, 2**20, "cached tokens"),
         ("rope-dial", "distance", 0, 63, "distance t − s"),
         ("decode-roofline", "heads", 1, 128, "heads on this GPU"),
@@ -137,10 +152,10 @@ def test_sliders_say_their_numbers_and_move_by_keyboard(open_page, bare, name):
         field = page.locator(f"[name={slider.removesuffix('-slider')}]")
         page.locator(f"[name={slider}]").focus()
         page.keyboard.press("Home")
-        assert field.input_value() == field.get_attribute("min")
+        assert field.input_value() == field.get_attribute("aria-valuemin")
         before = page.evaluate("shown.root().innerText")
         page.keyboard.press("End")
-        assert field.input_value() == field.get_attribute("max")
+        assert field.input_value() == field.get_attribute("aria-valuemax")
         assert page.evaluate("document.activeElement.name") == slider
         assert page.evaluate("document.activeElement.ariaValueText") == f"{int(field.input_value()):,}"
         assert page.evaluate("shown.root().innerText") != before
@@ -160,3 +175,90 @@ def test_widget_is_legible_and_fits_its_page(open_page, serve, html, name):
 def test_text_enters_the_page_as_text_alone(name):
     unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|import\(|fetch"
     assert not re.search(unsafe, str(WIDGETS[name][0]()._esm))
+
+
+# Of each widget: a control, and a value that it does not have at first.
+CHANGED = {
+    "kv-cache-explorer": ("tokens", "4096"),
+    "absorption-crossover": ("new_tokens", "17"),
+    "rope-dial": ("distance", "12"),
+    "decode-roofline": ("gpu", "mi300x"),
+    "engine-stepper": ("step", "9"),
+    "many-gpus": ("layout_name", "context"),
+    "softmax-stepper": ("step", "2"),
+    "measured-results": ("context", "1024"),
+}
+
+
+@every_widget
+def test_address_keeps_the_view_and_reset_leaves_both(open_page, bare, name):
+    control, value = CHANGED[name]
+    page = open_page(bare[name] + "?other=x#part")
+    first = page.evaluate("shown.read()")
+    page.evaluate("([name, value]) => shown.set(name, value)", [control, value])
+    page.wait_for_function(f"location.search.includes('{control}={value}')")
+    changed, address = page.evaluate("shown.read()"), page.url
+    assert changed != first and "other=x" in address and address.endswith("#part")
+    again = open_page(address)
+    assert again.evaluate("shown.read()") == changed
+    assert not again.locator("[role=status]").inner_text()
+    page.locator("[name=reset]").click()
+    assert page.evaluate("shown.read()") == first
+    page.wait_for_function("location.search + location.hash === '?other=x#part'")
+
+
+@every_widget
+def test_link_to_the_view_is_copied(open_page, bare, name):
+    control, value = CHANGED[name]
+    page = open_page(bare[name])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate("([name, value]) => shown.set(name, value)", [control, value])
+    page.locator("[name=copy]").click()
+    page.wait_for_function("document.querySelector('[role=status]').textContent.startsWith('The link')")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert f"{control}={value}" in page.url
+
+
+@every_widget
+def test_address_that_means_nothing_is_said_and_changes_nothing(open_page, bare, name):
+    control, _ = CHANGED[name]
+    page = open_page(bare[name])
+    first = page.evaluate("shown.read()")
+    tampered = open_page(f"{bare[name]}?{control}=<img src=x onerror=alert(1)>")
+    assert tampered.evaluate("shown.read()") == first
+    assert "ignored “<img src=x" in tampered.locator("[role=status]").inner_text()
+    assert tampered.locator("[data-widget] :is(img, script)").count() == 0
+
+
+def test_a_screen_reader_is_told_once_when_a_change_has_come_to_rest(open_page, bare):
+    page = open_page(bare["decode-roofline"])
+    live = page.locator("[aria-live=polite]")
+    page.wait_for_timeout(700)
+    assert live.text_content() == ""
+    page.evaluate("[32, 48, 64].forEach((heads) => shown.set('heads', heads))")
+    assert live.text_content() == "" and "64 rows" in page.locator(".mla-part-summary").inner_text()
+    page.wait_for_timeout(700)
+    assert live.text_content() == page.locator(".mla-part-summary").inner_text()
+
+
+@pytest.mark.parametrize("name", ["kv-cache-explorer", "absorption-crossover", "measured-results"])
+def test_bars_are_seen_where_the_system_sets_the_colours(open_page, bare, name):
+    page = open_page(bare[name], forced_colors="active")
+    bars = ".mla-part-bar span, .mla-measured-ours .mla-measured-bar"
+    colours = page.locator(bars).evaluate_all(
+        "all => all.map(e => [getComputedStyle(e).backgroundColor, getComputedStyle(document.body).backgroundColor])"
+    )
+    assert colours and all(bar != ground for bar, ground in colours)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("128k", 131_072), ("1M", 2**20), ("131,072", 131_072), (" 64K ", 65_536), ("4096", 4096)]
+)
+def test_a_number_may_be_written_as_the_command_takes_it(open_page, bare, text, tokens):
+    from mla_edu.words import parse_count
+
+    page = open_page(bare["kv-cache-explorer"])
+    page.locator("[name=tokens]").fill(text)
+    assert not page.locator("[role=status]").inner_text()
+    assert page.evaluate("Number(new URLSearchParams(location.search).get('tokens'))") == tokens
+    assert parse_count(text.replace(",", ""), "tokens") == tokens

@@ -10,6 +10,7 @@ import pytest
 from mla_edu.book.widgets import KVCacheExplorer
 from mla_edu.book.widgets.kv_cache_explorer import DTYPES, WEIGHTS, own_model, quantities
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
+from mla_edu.words import digits
 
 PAGES = ["book/index.html", "book/what-the-cache-costs.html"]
 LOOK = Path(__file__).with_name("look.js").read_text(encoding="utf-8").rstrip(";\n")
@@ -120,6 +121,36 @@ def test_another_attention_counts_as_in_python(explore):
             assert {kind: int(size) for kind, size in found.items()} == wanted, (name, dtype)
 
 
+def test_the_pace_of_reading_is_the_bandwidth_over_the_bytes(explore):
+    page = explore()
+    for name, gpu, tokens in itertools.product(("deepseek-v3", "gemma-3-27b"), ("h100", "l4"), (1, 131_072)):
+        settings = {"model": name, "gpu": gpu, "tokens": tokens}
+        page.evaluate("(all) => Object.entries(all).forEach(([name, value]) => shown.set(name, value))", settings)
+        found = quantities(get_model(name), get_gpu(gpu), tokens, 1, "bf16")
+        assert found["tokens_per_s"] == pytest.approx(get_gpu(gpu).bandwidth / found["bytes_per_sequence"], rel=1e-12)
+        said = page.locator(f"{ROOT_OF} .mla-part-summary").inner_text()
+        assert f"at most {digits(found['tokens_per_s'])} tokens/s from one GPU" in said
+        assert ("tokens." if tokens > 1 else "of 1 token.") in said
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "batch"), [("chat", 8192, 64), ("agent", 131_072, 8), ("long", 1_048_576, 1)]
+)
+def test_preset_sets_what_it_says(explore, name, tokens, batch):
+    page = explore("?tokens=5&batch=5")
+    page.locator(f"{ROOT_OF} [name={name}]").click()
+    assert (value(page, "tokens"), value(page, "batch")) == (str(tokens), str(batch))
+    assert number(page, "bytes_total") == 70_272 * tokens * batch
+    assert f"tokens={tokens}&batch={batch}" in page.url
+
+
+def test_every_picker_of_a_model_says_what_it_is_for(explore):
+    labels = (
+        explore().locator(f"{ROOT_OF} select[name^=model]").evaluate_all("all => all.map(e => e.labels[0].textContent)")
+    )
+    assert labels == ["model", *["compare with"] * 3]
+
+
 @pytest.mark.parametrize("own", OWN, ids=json.dumps)
 def test_own_dimensions_count_as_in_python(explore, own):
     page = explore("?gpu=a100-80gb&batch=7")
@@ -148,7 +179,7 @@ def test_page_shows_the_explorer_without_a_network(explore, serve, html, name):
     page.locator(f"{ROOT_OF} [name=tokens]").fill("4096")
     assert number(page, "bytes_per_token") == 524_288
     assert number(page, "bytes_per_sequence") == 524_288 * 4096
-    assert "Llama-2-7B keeps 524 kB for a token" in page.locator(f"{ROOT_OF} [aria-live=polite]").inner_text()
+    assert "Llama-2-7B keeps 524 kB for a token" in page.locator(f"{ROOT_OF} .mla-part-summary").inner_text()
     assert not [url for url in requests if not url.endswith("favicon.svg")]  # Chromium asks again at a new address
 
 
@@ -164,7 +195,7 @@ def test_what_cannot_be_known_is_said(explore):
     assert "In which format they are published is not known: DeepSeek-67B." in about
     assert "8 GPUs are more than the heads: Gemma-3-1b." in about and "Weights: Gemma-3-1b bf16." in about
     assert (
-        "What fits on 8 × NVIDIA B200 180GB (HGX, DGX) is not known." in page.locator("[aria-live=polite]").inner_text()
+        "What fits on 8 × NVIDIA B200 180GB (HGX, DGX) is not known." in page.locator(".mla-part-summary").inner_text()
     )
     page.locator(f"{ROOT_OF} [name=weights]").select_option("bf16")
     assert number(page, "weight_bytes") == 134 * 10**9

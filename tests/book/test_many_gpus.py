@@ -58,7 +58,7 @@ def test_a_box_shows_what_its_gpu_holds(open_page, bare):
 
 def test_too_much_is_said_and_drawn(open_page, bare):
     page = open_page(bare)
-    said, edge = page.locator("[aria-live=polite]"), page.locator("[data-gpu='7'] rect").last
+    said, edge = page.locator(".mla-part-summary"), page.locator("[data-gpu='7'] rect").last
     assert "that fits. The cache is kept 8 times. Beside the weights there is room for 6 such" in said.inner_text()
     assert edge.get_attribute("stroke") == "var(--quiet)"
     page.locator("[name=batch]").fill("7")
@@ -75,5 +75,5 @@ def test_one_gpu_has_all(open_page, bare):
     page = open_page(bare)
     page.locator("[name=model]").select_option("deepseek-v2-lite")
     page.locator("[name=gpus]").fill("1")
-    assert page.locator("[aria-live=polite]").inner_text().startswith("The GPU keeps 31.4 GB of weights")
+    assert page.locator(".mla-part-summary").inner_text().startswith("The GPU keeps 31.4 GB of weights")
     assert page.evaluate("shown.read()")["state_bytes"] == "0"

@@ -1,6 +1,7 @@
 """The dial in a browser: it scores as Python does, and its hands turn with their own positions."""
 
 import itertools
+import math
 
 import pytest
 
@@ -52,3 +53,39 @@ def test_hands_turn_with_their_own_positions(open_page, bare):
     assert turned("key", key) == pytest.approx(frequencies, abs=1e-6)
     for name, value in page.evaluate("shown.read()").items():
         assert float(value) == pytest.approx(float(scores[name]), abs=1e-9)
+
+
+def test_a_hand_can_be_dragged_and_turns_as_many_positions_as_its_angle_says(open_page, bare):
+    page = open_page(bare + "?key_position=0&distance=0")
+    grip = page.locator(".mla-dial-row").first.locator("svg").nth(2)  # its frequency is a tenth
+    ring = grip.locator("[data-grip]").bounding_box()
+    x, y, r = ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2, ring["width"] / 2
+    hand = grip.locator("[data-hand=query]")
+    start = math.atan2(40 - float(hand.get_attribute("y2")), float(hand.get_attribute("x2")) - 40)
+    point = lambda angle: (x + 0.7 * r * math.cos(angle), y - 0.7 * r * math.sin(angle))  # noqa: E731
+    page.mouse.move(*point(start))
+    page.mouse.down()
+    for part in range(1, 11):
+        page.mouse.move(*point(start + 0.3 * part))
+    assert page.locator("[name=distance]").input_value() == "30"
+    for part in range(9, -5, -1):
+        page.mouse.move(*point(start + 0.3 * part))
+    assert page.locator("[name=distance]").input_value() == "0"  # and no further
+    page.mouse.up()
+    page.mouse.move(*point(start + 1))
+    assert page.locator("[name=distance]").input_value() == "0"
+    assert page.locator("[name=key_position]").input_value() == "0"
+
+
+def test_sweep_goes_through_all_distances_and_a_press_ends_it(open_page, bare):
+    page = open_page(bare + "?distance=60")
+    sweep = page.locator("[name=play]")
+    sweep.click()
+    page.wait_for_function("document.querySelector('[name=distance]').value === '63'")
+    assert sweep.inner_text() == "Sweep the distance"
+    sweep.click()
+    page.wait_for_function("Number(document.querySelector('[name=distance]').value) > 3")
+    sweep.click()
+    stood = page.locator("[name=distance]").input_value()
+    page.wait_for_timeout(300)
+    assert page.locator("[name=distance]").input_value() == stood

@@ -45,10 +45,10 @@ def test_larger_tiles_leave_fewer_steps(open_page, bare):
     step, tile = page.locator("[name=step]"), page.locator("[name=tile]")
     step.fill("6")
     tile.fill("10")
-    assert step.get_attribute("max") == "3"
+    assert step.get_attribute("aria-valuemax") == "3"
     assert step.input_value() == "3"
     tile.fill("1")
-    assert step.get_attribute("max") == "24"
+    assert step.get_attribute("aria-valuemax") == "24"
     assert step.input_value() == "3"
 
 
@@ -57,7 +57,7 @@ def test_words_say_what_a_tile_did(open_page, bare):
     said = []
     for step in (0, 1, 2, 4, 6):
         page.evaluate(f"shown.set('step', {step})")
-        said.append(page.locator("[aria-live=polite]").inner_text())
+        said.append(page.locator(".mla-part-summary").inner_text())
     for text, wanted in zip(
         said, ("Nothing is read", "first tile", "A new maximum", "No score", "All keys are read"), strict=True
     ):
@@ -79,3 +79,32 @@ def test_arrows_read_tile_after_tile(open_page, bare):
 
 def test_drawing_says_how_far_it_is(open_page, bare):
     assert "keys read" in open_page(bare).locator("svg[role=img]").get_attribute("aria-label")
+
+
+def test_buttons_read_tile_after_tile_and_play_to_the_end(open_page, bare):
+    page = open_page(bare + "?tile=10")
+    for name, keys in (("next", 10), ("next", 20), ("previous", 10)):
+        page.locator(f"[name={name}]").click()
+        assert page.evaluate("shown.read().keys") == str(keys)
+    play = page.locator("[name=play]")
+    play.click()
+    assert play.inner_text() == "Pause"
+    page.wait_for_function("shown.read().keys === '24'")
+    assert play.inner_text() == "Play"
+    play.click()
+    assert page.evaluate("shown.read().keys") == "0"
+    page.locator("[name=step]").fill("1")
+    assert play.inner_text() == "Play"
+
+
+def test_a_new_maximum_leaves_the_old_weights_as_dashes(open_page, bare):
+    page = open_page(bare)
+    for step in (2, 4):  # the first shrinks the past, the second does not
+        page.evaluate(f"shown.set('step', {step})")
+        shrink, ghosts = float(page.evaluate("shown.read().shrink")), page.locator("[data-before]")
+        assert ghosts.count() == (4 if shrink < 1 else 0), step
+        for key in range(ghosts.count()):
+            old, new = (
+                float(page.locator(f"[data-{kind}='{key}']").get_attribute("height")) for kind in ("before", "weight")
+            )
+            assert new / old == pytest.approx(shrink, rel=1e-9)

@@ -54,15 +54,19 @@ function drawing(config, cached_tokens, new_tokens, found) {
 // --- the view
 
 const LABELS = {
-  heads: "heads",
   kv_lora_rank: "width of the latent",
   new_tokens: "new tokens",
   cached_tokens: "cached tokens",
 };
 
-function render({ model, el }) {
+function render(given) {
+  const { model } = given;
   const { models, limits } = JSON.parse(model.get("data"));
-  const view = new View({ model, el }, "absorption-crossover", "Cost of expanded and absorbed attention");
+  const shared = {
+    model: { label: "model", choices: models.map(({ name }) => name) },
+    ...Object.fromEntries(Object.entries(LABELS).map(([name, label]) => [name, { label, limits: limits[name] }])),
+  };
+  const view = new View(given, "absorption-crossover", "Cost of expanded and absorbed attention", shared);
   const modes = h("div", { class: "mla-abx-modes" });
   const answers = h("dl");
   const picture = plot();
@@ -74,8 +78,8 @@ function render({ model, el }) {
     label: "model",
     choices: options(models.map(({ name, title }) => [name, title])),
     take(name) {
-      const { num_attention_heads, kv_lora_rank } = entry_of(name);
-      view.set({ model: name, heads: num_attention_heads, kv_lora_rank });
+      const { kv_lora_rank } = entry_of(name);
+      view.set({ model: name, kv_lora_rank });
     },
   });
   const fields = Object.entries(LABELS).map(([name, label]) =>
@@ -84,10 +88,8 @@ function render({ model, el }) {
 
   function paint() {
     const entry = entry_of(model.get("model"));
-    const [num_attention_heads, kv_lora_rank, new_tokens, cached_tokens] = Object.keys(LABELS).map((name) =>
-      BigInt(model.get(name)),
-    );
-    const config = { ...exact(entry), num_attention_heads, kv_lora_rank };
+    const [kv_lora_rank, new_tokens, cached_tokens] = Object.keys(LABELS).map((name) => BigInt(model.get(name)));
+    const config = { ...exact(entry), kv_lora_rank };
     const found = quantities(config, new_tokens, cached_tokens);
     const { expanded_macs, absorbed_macs } = found;
     const largest = expanded_macs > absorbed_macs ? expanded_macs : absorbed_macs;
@@ -100,7 +102,7 @@ function render({ model, el }) {
       );
 
     for (const field of [picker, ...fields]) field.paint();
-    view.summary.textContent = sentence(found, cached_tokens);
+    view.say(sentence(found, cached_tokens));
     modes.replaceChildren(row("expanded", expanded_macs), row("absorbed", absorbed_macs));
     answers.replaceChildren(
       quantity("absorbed / expanded", "ratio", found.ratio, digits),
@@ -109,7 +111,8 @@ function render({ model, el }) {
     picture.replaceChildren(...drawing(config, cached_tokens, new_tokens, found));
     picture.setAttribute("aria-label", `Absorbed over expanded against new tokens. ${view.summary.textContent}`);
     about.textContent =
-      `One layer, between the query projections and the output projection, with ${entry.title}'s widths: a head's keys ` +
+      `One layer, between the query projections and the output projection, with ${entry.title}'s ` +
+      `${count(entry.num_attention_heads)} heads, which change both costs alike, and widths: a head's keys ` +
       `${entry.qk_nope_head_dim} + ${entry.qk_rope_head_dim}, its values ${entry.v_head_dim}. New tokens see the cached ` +
       "ones and themselves; every score is counted, also those that a causal mask hides.";
   }

@@ -47,14 +47,13 @@ def _record(model: str) -> dict[str, Any]:
 class AbsorptionCrossover(Widget):
     """Multiply-adds of one layer's attention, expanded and absorbed, with the curve on which they cross.
 
-    A model gives the widths of a head, and at first the number of heads and the latent, which can then be changed.
+    A model gives the heads and their widths, and at first the latent, which can then be changed.
     """
 
     _esm = source("absorption_crossover.js")
     _css = source("absorption_crossover.css")
 
     model = Name(_usual_name)
-    heads = Number(1, 1024)
     kv_lora_rank = Number(1, 8192)
     new_tokens = Number(1, 2**20)
     cached_tokens = Number(0, 2**20)
@@ -64,7 +63,6 @@ class AbsorptionCrossover(Widget):
         model: str = "deepseek-v3",
         new_tokens: int = 1,
         cached_tokens: int = 32_768,
-        heads: int | None = None,
         kv_lora_rank: int | None = None,
     ):
         """A view with these settings.
@@ -73,7 +71,6 @@ class AbsorptionCrossover(Widget):
             model: a name of the registry, of a model with MLA.
             new_tokens: whose attention is counted, 1 to 1,048,576.
             cached_tokens: before them, 0 to 1,048,576.
-            heads: 1 to 1,024; None for the model's.
             kv_lora_rank: width of the latent, 1 to 8,192; None for the model's.
 
         Raises:
@@ -86,15 +83,13 @@ class AbsorptionCrossover(Widget):
             model=model,
             new_tokens=new_tokens,
             cached_tokens=cached_tokens,
-            heads=config.num_attention_heads if heads is None else heads,
             kv_lora_rank=config.kv_lora_rank if kv_lora_rank is None else kv_lora_rank,
         )
 
     @property
     def config(self) -> MLAConfig:
-        """The layer that is counted: the model's, with ``heads`` and ``kv_lora_rank``."""
-        changed = {"num_attention_heads": self.heads, "kv_lora_rank": self.kv_lora_rank}
-        return _mla_config(self.model).model_copy(update=changed)
+        """The layer that is counted: the model's, with ``kv_lora_rank``."""
+        return _mla_config(self.model).model_copy(update={"kv_lora_rank": self.kv_lora_rank})
 
     @property
     def quantities(self) -> dict[str, Any]:
@@ -106,7 +101,7 @@ class AbsorptionCrossover(Widget):
         found = self.quantities
         most = "any number of" if found["crossover"] is None else f"up to {found['crossover']:,}"
         return (
-            f"{get_model(self.model).title}, {self.heads:,} heads, latent {self.kv_lora_rank:,}; "
+            f"{get_model(self.model).title}, {self.config.num_attention_heads:,} heads, latent {self.kv_lora_rank:,}; "
             f"new tokens: {self.new_tokens:,}, cached: {self.cached_tokens:,}\n"
             f"multiply-adds per layer: expanded {found['expanded_macs']:,}, absorbed {found['absorbed_macs']:,}\n"
             f"absorbed costs no more for {most} new tokens"

@@ -33,10 +33,17 @@ function sentence({ rows, rows_at_ridge }) {
 
 const TICKS = [1, 4, 16, 64, 256, 1024].map((rows) => [rows, count(rows)]);
 
-function drawing(layer, rates, dtype, found) {
+const height = (flops) => Math.log10(flops / 1e12);
+
+// Powers of ten between which every GPU stands in every format
+function range_of(layer, gpus, dtypes) {
+  const lowest = gpus.flatMap(({ rates }) => dtypes.map((dtype) => roofline(step_cost(layer, 1n, dtype), rates)));
+  const highest = gpus.map(({ rates }) => rates.flop_per_s);
+  return [Math.floor(height(Math.min(...lowest))), Math.ceil(height(Math.max(...highest)))];
+}
+
+function drawing(layer, rates, dtype, found, [low, high]) {
   const at = (rows) => roofline(step_cost(layer, rows, dtype), rates);
-  const height = (flops) => Math.log10(flops / 1e12);
-  const [low, high] = [Math.floor(height(at(1n))), Math.ceil(height(rates.flop_per_s))];
   const across = scale([0, 10], [PLOT.left, PLOT.right]);
   const x = (rows) => across(Math.log2(Number(rows)));
   const y = scale([low, high], [PLOT.bottom, PLOT.top]);
@@ -67,10 +74,17 @@ function drawing(layer, rates, dtype, found) {
 
 const LABELS = { heads: "heads on this GPU", s_q: "new tokens at a time" };
 
-function render({ model, el }) {
+function render(given) {
+  const { model } = given;
   const { gpus, dtypes, layer: dims, limits } = JSON.parse(model.get("data"));
   const layer = exact(dims);
-  const view = new View({ model, el }, "decode-roofline", "Roofline of MLA decode");
+  const shared = {
+    gpu: { label: "GPU", choices: gpus.map(({ name }) => name) },
+    dtype: { label: "cache", choices: dtypes },
+    ...Object.fromEntries(Object.entries(LABELS).map(([name, label]) => [name, { label, limits: limits[name] }])),
+  };
+  const view = new View(given, "decode-roofline", "Roofline of MLA decode", shared);
+  const range = range_of(layer, gpus, dtypes);
   const answers = h("dl");
   const picture = plot();
   const about = h("p", { class: "mla-part-quiet mla-part-about" });
@@ -92,7 +106,7 @@ function render({ model, el }) {
     const found = quantities(layer, rates, BigInt(model.get("heads")), BigInt(model.get("s_q")), dtype);
     const tera = (number) => digits(number / 1e12);
     for (const field of fields) field.paint();
-    view.summary.textContent = sentence(found);
+    view.say(sentence(found));
     answers.replaceChildren(
       quantity("rows", "rows", found.rows, count),
       quantity("rows at the ridge", "rows_at_ridge", found.rows_at_ridge, digits),
@@ -101,7 +115,7 @@ function render({ model, el }) {
       quantity("at most, TB/s from the cache", "bandwidth", found.bandwidth, tera),
       quantity("at least, µs for a million tokens", "microseconds", found.microseconds, digits),
     );
-    picture.replaceChildren(...drawing(layer, rates, dtype, found));
+    picture.replaceChildren(...drawing(layer, rates, dtype, found, range));
     picture.setAttribute("aria-label", `Attainable TFLOP/s against rows, ${title}. ${view.summary.textContent}`);
     about.textContent =
       "Bounds from the datasheet, not measurements. One layer with a latent of 512 and 64 rotary numbers; products in " +

@@ -58,12 +58,14 @@ function box(page, number, size) {
 
 const PACE = 1500; // milliseconds that a step stays while the run plays
 
-function render({ model, el }) {
+function render(given) {
+  const { model } = given;
   const run = JSON.parse(model.get("data"));
   const last = run.frames.length - 1;
   const size = Math.max(1, ...run.frames.flatMap(({ pages }) => pages.map((page) => page.filled)));
   const rows = Math.ceil(run.frames[0].pages.length / COLUMNS);
-  const view = new View({ model, el }, "engine-stepper", "A run of the engine, step by step");
+  const shared = { step: { label: "step", limits: [0, last] } };
+  const view = new View(given, "engine-stepper", "A run of the engine, step by step", shared);
   const picture = svg("svg", {
     viewBox: `0 0 ${COLUMNS * (BOX.width + GAP) - GAP + 2} ${rows * TALL - 12}`,
     role: "img",
@@ -75,45 +77,12 @@ function render({ model, el }) {
     label: `step, of ${last}`,
     limits: [0, last],
     slider: "linear",
-    take: (value, said) => go(value, said),
+    take(step, said) {
+      player.stop();
+      view.set({ step }, said);
+    },
   });
-  let timer = null;
-
-  function stop() {
-    clearInterval(timer);
-    timer = null;
-    buttons.play.textContent = "Play";
-  }
-
-  function move(to, said = "") {
-    view.set({ step: Math.min(Math.max(to, 0), last) }, said);
-    if (model.get("step") === last) stop();
-  }
-
-  // What a reader asks for ends the playing.
-  function go(to, said = "") {
-    stop();
-    move(to, said);
-  }
-
-  function play() {
-    if (timer) return stop();
-    if (model.get("step") === last) move(0);
-    buttons.play.textContent = "Pause";
-    timer = setInterval(() => move(model.get("step") + 1), PACE);
-  }
-
-  const button = (name, label, act) => {
-    const element = h("button", { type: "button", name }, label);
-    element.addEventListener("click", act);
-    return element;
-  };
-  const buttons = {
-    reset: button("reset", "Reset", () => go(0)),
-    previous: button("previous", "Previous", () => go(model.get("step") - 1)),
-    next: button("next", "Next", () => go(model.get("step") + 1)),
-    play: button("play", "Play", play),
-  };
+  const player = view.player({ name: "step", last: () => last, pace: PACE, more: ["previous", "next"] });
 
   function paint() {
     const step = Math.min(model.get("step"), last);
@@ -121,7 +90,7 @@ function render({ model, el }) {
     const found = quantities(run, step);
 
     step_field.paint();
-    view.summary.textContent = `${step ? `Step ${step}: ` : ""}${events.join("; ")}.`;
+    view.say(`${step ? `Step ${step}: ` : ""}${events.join("; ")}.`);
     picture.replaceChildren(...pages.map((page, number) => box(page, number, size)));
     picture.setAttribute("aria-label", `The pages after step ${step}: ${described(pages)}.`);
     const row = (label, name) => quantity(label, name, found[name], count);
@@ -156,12 +125,11 @@ function render({ model, el }) {
     h("thead", {}, h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head)))),
     tables,
   );
-  const bar_of_buttons = h("div", { class: "mla-stepper-buttons" }, ...Object.values(buttons));
-  const fields = controls([step_field, { element: bar_of_buttons }]);
+  const fields = controls([step_field, player]);
   const answer = h("div", { class: "mla-part-answer" }, h("div", {}, picture, table), numbers);
   const forget = view.show(["step"], paint, fields, view.note, view.summary, answer);
   return () => {
-    stop();
+    player.stop();
     forget();
   };
 }

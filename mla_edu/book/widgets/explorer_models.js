@@ -70,6 +70,7 @@ function quantities(model, { gpu, tokens, batch, dtype, gpus, weights }) {
   const own_dtype = cache_dtype(model, dtype);
   const weights_dtype = weights === PUBLISHED ? null : weights;
   const per_sequence = sequence_bytes(model, tokens, own_dtype);
+  const reading = { flop_per_s: 1, bytes_per_s: Number(gpu.bandwidth) };
   const on_each = (layout) => {
     if (!allowed(model, layout)) return null;
     const room = fit(model, gpu, tokens, layout, batch, own_dtype, weights_dtype);
@@ -88,6 +89,7 @@ function quantities(model, { gpu, tokens, batch, dtype, gpus, weights }) {
     bytes_per_token: kv_cache_bytes(model, 1n, 1n, own_dtype),
     bytes_per_sequence: per_sequence,
     bytes_total: batch * per_sequence,
+    tokens_per_s: per_sequence ? 1 / step_seconds({ flops: 0n, bytes: per_sequence }, reading) : null,
     weight_bytes: weight_bytes(model, weights_dtype),
     on_each: Object.fromEntries(Object.entries(layouts(gpus)).map(([way, layout]) => [way, on_each(layout)])),
   };

@@ -50,7 +50,10 @@ const as_many = (number) => ({ null: "any number", 0: "none" })[number] ?? count
 function sentence(entry, found, { gpu, gpus, tokens }) {
   const cost =
     `${entry.title} keeps ${size(found.bytes_per_token)} for a token and ${size(found.bytes_per_sequence)} ` +
-    `for a sequence of ${count(tokens)} tokens.`;
+    `for a sequence of ${count(tokens)} token${tokens === 1n ? "" : "s"}.` +
+    (found.tokens_per_s === null
+      ? ""
+      : ` Read in full for each new token, that is at most ${digits(found.tokens_per_s)} tokens/s from one GPU, weights aside.`);
   const known = Object.entries(found.on_each).filter(([, each]) => each !== null && each.weight_bytes !== null);
   const on = `${count(gpus)} × ${gpu.title}`;
   if (!known.length) return `${cost} What fits on ${on} is not known.`;

@@ -16,39 +16,52 @@ function whole(dims, said) {
   return { ...dims, num_key_value_heads: heads };
 }
 
-// The settings that an address holds, as far as they mean something; what does not is said
-function restored(address, { models, gpus, limits, own_limits }, own, said) {
-  const settings = {};
-  const known = { gpu: gpus.map(({ name }) => name), dtype: Object.keys(DTYPES), weights: Object.keys(WEIGHTS) };
-  const names = [OWN, ...models.map(({ name }) => name)];
-  const ignored = (name, text, why) => said.push(`${name}: ignored “${text.slice(0, 40)}”, which is ${why}.`);
-  const number = (name, text, limit) => {
-    const value = read_number(text, limit);
-    if (value === null) ignored(LABELS[name], text, "no whole number");
-    else said.push(corrected(LABELS[name], text, value));
-    return value;
-  };
-  for (const [name, choices] of Object.entries(known)) {
-    const text = address.get(name);
-    if (choices.includes(text)) settings[name] = text;
-    else if (text !== null) ignored(name, text, "not known");
+const SETTINGS = ["tokens", "batch", "dtype", "gpu", "gpus", "weights"];
+
+// Its models, and the dimensions of the reader's own, stand in the address too
+class Explorer extends View {
+  constructor(given, data) {
+    const of = { dtype: Object.keys(DTYPES), gpu: data.gpus.map(({ name }) => name), weights: Object.keys(WEIGHTS) };
+    const numbers = ["tokens", "batch", "gpus"].map((name) => [
+      name,
+      { label: LABELS[name], limits: data.limits[name] },
+    ]);
+    const words = Object.entries(of).map(([name, choices]) => [name, { label: name, choices }]);
+    super(given, "kv-cache-explorer", "KV cache explorer", Object.fromEntries([...words, ...numbers]));
   }
-  for (const [name, limit] of Object.entries(limits)) {
-    const text = address.get(name);
-    const value = text === null ? null : number(name, text, limit);
-    if (value !== null) settings[name] = value;
+
+  get data() {
+    return JSON.parse(this.model.get("data"));
   }
-  const asked = (address.get("models") ?? "").split(",").filter((name) => name !== "");
-  for (const name of asked.filter((name) => !names.includes(name))) ignored("model", name, "not known");
-  const chosen = asked.filter((name) => names.includes(name));
-  if (chosen.length > MOST_MODELS) said.push(`Only the first ${MOST_MODELS} models are shown.`);
-  if (chosen.length) settings.models = chosen.slice(0, MOST_MODELS);
-  if (!chosen.includes(OWN)) return settings;
-  for (const [name, limit] of Object.entries(own_limits)) {
-    const text = address.get(name);
-    if (text !== null) own[name] = number(name, text, limit) ?? own[name];
+
+  own() {
+    return own_dims(this.data.own_limits, this.model.get("own"));
   }
-  return { ...settings, own: whole(own, said) };
+
+  settings() {
+    return { models: this.model.get("models"), ...super.settings(), own: this.model.get("own") };
+  }
+
+  written() {
+    const { models, own: _, ...settings } = this.settings();
+    const dims = Object.entries(this.own()).map(([name, value]) => [name, models.includes(OWN) ? value : null]);
+    return { models: models.join(","), ...settings, ...Object.fromEntries(dims) };
+  }
+
+  restored(said) {
+    const settings = super.restored(said);
+    const { models, own_limits } = this.data;
+    const names = [OWN, ...models.map(({ name }) => name)];
+    const asked = (this.address.get("models") ?? "").split(",").filter((name) => name !== "");
+    const chosen = asked.filter((name) => names.includes(name));
+    for (const name of asked.filter((name) => !names.includes(name))) said.push(ignored("model", name, "not known"));
+    if (chosen.length > MOST_MODELS) said.push(`Only the first ${MOST_MODELS} models are shown.`);
+    if (chosen.length) settings.models = chosen.slice(0, MOST_MODELS);
+    if (!chosen.includes(OWN)) return settings;
+    const dims = Object.entries(own_limits).map(([name, limits]) => [name, { label: LABELS[name], limits }]);
+    const own = { ...this.own(), ...super.restored(said, Object.fromEntries(dims)) };
+    return { ...settings, own: whole(own, said) };
+  }
 }
 
 // --- the view
@@ -145,33 +158,29 @@ function model_choices(models, optional) {
   return [...options(optional ? [["", "—"]] : []), ...groups, ...options([[OWN, "Own dimensions …"]])];
 }
 
-const shown_settings = ["tokens", "batch", "dtype", "gpu", "gpus", "weights"];
+// What is asked most: models, tokens in a sequence, sequences at once
+const PRESETS = [
+  ["chat", "Chat: 8k × 64", { tokens: 8 * 1024, batch: 64 }],
+  ["agent", "Agent: 128k × 8", { tokens: 128 * 1024, batch: 8 }],
+  ["long", "One text of 1M", { tokens: 1024 ** 2, batch: 1 }],
+];
 
-function render({ model, el, address }) {
+function render(given) {
+  const { model } = given;
   const data = JSON.parse(model.get("data"));
   const registry = exact(data);
-  const view = new View({ model, el }, "kv-cache-explorer", "KV cache explorer");
+  const view = new Explorer(given, data);
   const results = h("div", { class: "mla-kvx-results" });
   const others = h("div", { class: "mla-kvx-what-if" });
   const remarks = h("p", { class: "mla-part-quiet mla-part-about" });
-  const own = () => own_dims(data.own_limits, model.get("own"));
-
-  function shared() {
-    const names = model.get("models");
-    const settings = Object.fromEntries(shown_settings.map((name) => [name, model.get(name)]));
-    const dims = Object.entries(own()).map(([name, value]) => [name, names.includes(OWN) ? value : null]);
-    return { models: names.join(","), ...settings, ...Object.fromEntries(dims) };
-  }
-
-  function change(settings, ...said) {
-    view.set(settings, said.filter((text) => text !== "").join(" "));
-    address?.set(shared());
-  }
+  const own = () => view.own();
+  const change = (settings, ...said) => view.set(settings, said.filter((text) => text !== "").join(" "));
+  const presets = PRESETS.map(([name, label, settings]) => view.button(name, label, () => change(settings)));
 
   const pickers = Array.from({ length: MOST_MODELS }, (_, place) =>
     view.picker({
       name: place ? `model-${place + 1}` : "model",
-      label: place ? "and" : "model",
+      label: place ? "compare with" : "model",
       choices: model_choices(data.models, place > 0),
       read: () => model.get("models")[place] ?? "",
       take(name) {
@@ -235,7 +244,7 @@ function render({ model, el, address }) {
 
   function paint() {
     const names = model.get("models");
-    const asked = exact(Object.fromEntries(shown_settings.map((name) => [name, model.get(name)])));
+    const asked = exact(Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)])));
     asked.gpu = registry.gpus.find(({ name }) => name === asked.gpu);
     const entry_of = (name) =>
       name === OWN ? own_model(exact(own())) : registry.models.find((entry) => entry.name === name);
@@ -251,17 +260,13 @@ function render({ model, el, address }) {
     own_fields.get("qk_rope_head_dim").element.hidden = own().kv_lora_rank === 0;
     results.replaceChildren(...shown.map(([entry, found]) => result(entry, found, largest)));
     others.replaceChildren(...alternatives(...shown[0], asked.tokens, asked.dtype));
-    view.summary.textContent = sentence(...shown[0], asked);
+    view.say(sentence(...shown[0], asked));
     remarks.textContent = remark(shown, asked);
   }
 
-  if (address) {
-    const said = [];
-    for (const [name, value] of Object.entries(restored(address, data, own(), said))) model.set(name, value);
-    view.note.textContent = said.filter((text) => text !== "").join(" ");
-  }
-  const watched = ["models", ...shown_settings, "own"];
-  return view.show(watched, paint, controls(fields), own_set, view.note, view.summary, results, others, remarks);
+  const watched = ["models", ...SETTINGS, "own"];
+  const top = h("div", { class: "mla-part-buttons mla-kvx-presets" }, ...presets);
+  return view.show(watched, paint, top, controls(fields), own_set, view.note, view.summary, results, others, remarks);
 }
 
 export default { render };

@@ -1,7 +1,6 @@
 """The cache explorer: choose models, a context and GPUs; see what the KV cache costs on each, and what fits.
 
-The browser computes with the same formulas, from the registry that the widget hands it, so that it answers without a
-kernel.
+The browser computes with the same formulas from the registry that the widget hands it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -175,6 +174,7 @@ def quantities(
         "bytes_per_token": cost.kv_cache_bytes(model, 1, 1, own_dtype),
         "bytes_per_sequence": per_sequence,
         "bytes_total": batch * per_sequence,
+        "tokens_per_s": 1 / cost.step_seconds(cost.Cost(0, per_sequence), gpu, "fp16") if per_sequence else None,
         "weight_bytes": cost.weight_bytes(model, weights_dtype),
         "on_each": {way: on_each(layout) for way, layout in cost.layouts(gpus).items()},
         "what_if": {kind: cost.sequence_bytes(m, tokens, cache_dtype(m, dtype)) for kind, m in what_if(model).items()},
@@ -198,10 +198,7 @@ def _known_model(name: str) -> str:
 
 
 class KVCacheExplorer(Widget):
-    """What the KV cache of up to four models costs, on each of several GPUs, and what fits beside their weights.
-
-    In a notebook the last expression of a cell shows it.
-    """
+    """What the KV cache of up to four models costs, on each of several GPUs, and what fits beside their weights."""
 
     _esm = source("explorer_models.js", "explorer_words.js", "kv_cache_explorer.js")
     _css = source("kv_cache_explorer.css")
@@ -237,16 +234,17 @@ class KVCacheExplorer(Widget):
             gpu: a name that ``list_gpus`` knows.
             gpus: how many, at most 1024.
             weights: ``"published"``, or the format of all weights: ``"bf16"``, ``"fp8"``, ``"fp4"``, ...
-            own: dimensions by the names of ``OWN_LIMITS``; ``kv_lora_rank`` other than 0 makes it MLA.
+            own: dimensions by the names of ``OWN_LIMITS``; ``kv_lora_rank`` above 0 makes it MLA.
 
         Raises:
             ValueError: an unknown name, or a number out of range.
         """
         if isinstance(models, str):
             raise ValueError(f"models is {models!r}; expected a list of 1 to {MOST_MODELS} names")
+        of_gpu = {"name", "title", "memory", "bandwidth"}
         registry = {
             "models": [record(get_model(name)) for name in list_models()],
-            "gpus": [get_gpu(name).model_dump(include={"name", "title", "memory"}) for name in list_gpus()],
+            "gpus": [get_gpu(name).model_dump(include=of_gpu) for name in list_gpus()],
             "own_limits": OWN_LIMITS,
         }
         settings = {"models": list(models), "tokens": tokens, "batch": batch, "dtype": dtype, "gpu": gpu}
@@ -270,17 +268,18 @@ class KVCacheExplorer(Widget):
         """``quantities`` of each model, in the order of ``models``.
 
         Of each ``name``; ``bytes_per_token``, of its first token, before any window is full; ``bytes_per_sequence``,
-        keys, values or latents, index keys, and states in fp32; ``bytes_total`` of all sequences; ``on_each``, by
-        layout, what a GPU holds, ``max_sequences`` of this length that fit beside the weights, and ``max_tokens`` in
-        each sequence (None: weights not known, or no limit); ``what_if``, the bytes of a sequence by attention.
+        keys, values or latents, index keys, and states in fp32; ``bytes_total`` of all sequences; ``tokens_per_s``, how
+        often one GPU can read a sequence, weights aside; ``on_each``, by layout, what a GPU holds, ``max_sequences`` of
+        this length that fit beside the weights, and ``max_tokens`` in each (None: weights not known, or no limit);
+        ``what_if``, the bytes of a sequence by attention.
         """
         specs = [own_model(self.own) if name == OWN else get_model(name) for name in self.models]
         gpu, dtype = get_gpu(self.gpu), cast(cost.CacheFormat, self.dtype)
         return [quantities(spec, gpu, self.tokens, self.batch, dtype, self.gpus, self.weights) for spec in specs]
 
     def _question(self) -> str:
-        gpus = f"{self.gpus:,} x {get_gpu(self.gpu).title}"
-        return f"{self.batch:,} x {self.tokens:,} tokens; cache {self.dtype}; weights {self.weights}; {gpus}"
+        asked = f"{self.batch:,} x {self.tokens:,} tokens; cache {self.dtype}; weights {self.weights}"
+        return f"{asked}; {self.gpus:,} x {get_gpu(self.gpu).title}"
 
     def _answer(self) -> Table:
         columns = ("weight_bytes", "bytes_per_sequence", "copies", "max_sequences", "max_tokens")

@@ -93,10 +93,19 @@ function boxes(gpu, found, asked) {
 const LABELS = { gpus: "GPUs", tokens: "tokens in a sequence", batch: "sequences at once" };
 const SETTINGS = ["model", "gpu", "gpus", "layout_name", "tokens", "batch", "dtype"];
 
-function render({ model, el }) {
+function render(given) {
+  const { model } = given;
   const data = JSON.parse(model.get("data"));
   const { models, gpus } = exact(data);
-  const view = new View({ model, el }, "many-gpus", "One model on many GPUs");
+  const names = (entries) => entries.map(({ name }) => name);
+  const shared = {
+    model: { label: "model", choices: names(models) },
+    layout_name: { label: "dealt out", choices: Object.keys(WAYS) },
+    dtype: { label: "cache format", choices: data.dtypes.map(([dtype]) => dtype) },
+    gpu: { label: "GPU", choices: names(gpus) },
+    ...Object.fromEntries(Object.entries(LABELS).map(([name, label]) => [name, { label, limits: data.limits[name] }])),
+  };
+  const view = new View(given, "many-gpus", "One model on many GPUs", shared);
   const answers = h("dl");
   const picture = svg("svg", { role: "img" });
   const about = h("p", { class: "mla-part-quiet mla-part-about" });
@@ -119,7 +128,7 @@ function render({ model, el }) {
     const gpu = gpus.find(({ name }) => name === asked.gpu);
     const found = quantities(entry, gpu, asked);
     for (const field of fields) field.paint();
-    view.summary.textContent = sentence(entry, gpu, found, asked);
+    view.say(sentence(entry, gpu, found, asked));
     answers.replaceChildren(
       quantity("weights on each", "weight_bytes", found.weight_bytes, size, "–"),
       quantity("cache on each, at most", "cache_bytes", found.cache_bytes, size, "–"),

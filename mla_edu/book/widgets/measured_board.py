@@ -1,12 +1,9 @@
-"""The machines of the measured results: those that were measured, and those of which only the datasheet is known."""
+"""The machines of the measured results."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from mla_edu.bench.grid import GRID
-from mla_edu.bench.results import OURS, Results, gpu_of, kernel_sources
-from mla_edu.cost import rates
-from mla_edu.registry import GPUSpec, get_gpu, list_gpus
+from mla_edu.bench.results import OURS, Results, kernel_sources
 from mla_edu.words import digits, size
 
 START: dict[str, Any] = {
@@ -101,42 +98,22 @@ def _layer(layer_steps: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _datasheet(gpu: GPUSpec) -> dict[str, Any]:
-    axes = {name: sorted(GRID[name]) for name in START}
-    if "bf16" not in gpu.flops:
-        axes["dtype"] = ["fp16", "fp8_mla"]
-    return {
-        "name": gpu.name,
-        "title": gpu.title,
-        "kind": "datasheet",
-        "kernels": [OURS],
-        "axes": axes,
-        "rates": rates(gpu, "fp16")._asdict(),
-        "memory": gpu.memory,
-        "reasons": ["not measured yet"],
-        "steps": {},
-        "about": (
-            f"No measurement: bounds from the datasheet, {size(gpu.bandwidth)}/s and "
-            f"{digits(gpu.flops['fp16'] / 1e12)} TFLOP/s in 16 bit."
-        ),
-    }
-
-
 def board(results: Sequence[Results], layer_steps: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Every machine: the measured GPUs, the CPU of ``layer_steps``, then the registry's GPUs without results.
+    """Every machine that was measured: the GPUs, then the CPU of ``layer_steps``.
 
     Returns:
-        Of each machine ``name``, ``title``, ``kind`` ("measured", "layer" or "datasheet"), ``kernels`` (ours first),
+        Of each machine ``name``, ``title``, ``kind`` ("measured" or "layer"), ``kernels`` (ours first),
         ``axes`` (the values of each setting), ``rates`` (as in ``Rates``; a layer has ``least``, microseconds by step),
         ``about``, and ``steps``: by step, the microseconds of each kernel, or minus a place in ``reasons``.
 
     Raises:
-        ValueError: results of a toy run, empty ones, or a machine that comes twice.
+        ValueError: no results at all, those of a toy run, empty ones, or a machine that comes twice.
     """
     machines = [_measured(each) for each in results]
     names = [machine["name"] for machine in machines]
     if len(set(names)) < len(names):
         raise ValueError(f"results are of {', '.join(names)}; expected each machine once")
-    known = {gpu.name for gpu in (gpu_of(each.machine) for each in results) if gpu}
-    layers = [] if layer_steps is None else [_layer(layer_steps)]
-    return machines + layers + [_datasheet(get_gpu(name)) for name in list_gpus() if name not in known]
+    machines += [] if layer_steps is None else [_layer(layer_steps)]
+    if not machines:
+        raise ValueError("results are empty and layer_steps is None; expected something measured")
+    return machines

@@ -49,11 +49,6 @@ const LABELS = { dtype: "cache", heads: "heads", s_q: "new tokens", context: "ca
 function sentence(machine, layer, choice) {
   const [found, taken] = [quantities(machine, layer, choice), times(machine, choice)];
   const [least, ours] = [duration(found.limit), machine.kernels[0]];
-  if (machine.kind === "datasheet") {
-    const room = found.cache_bytes > machine.memory ? ` Its ${size(machine.memory)} do not hold this cache.` : "";
-    const slower = pace(...bound(machine, layer, choice));
-    return `${machine.title}: not measured yet. By its datasheet a step takes at least ${least}; ${slower} sets the pace.${room}`;
-  }
   const whole_layer = machine.kind === "layer";
   const start = whole_layer ? "A whole layer, projections included, not the kernel alone; " : "";
   const allows = `what this machine's ${whole_layer ? "copy and product allow" : `${pace(...bound(machine, layer, choice))} allows`}`;
@@ -67,7 +62,7 @@ function sentence(machine, layer, choice) {
 function limit_label(machine, layer, choice) {
   if (machine.kind === "layer") return "limit, measured copy or product";
   const what = { memory: "copy", arithmetic: "product" }[pace(...bound(machine, layer, choice))];
-  return machine.kind === "measured" ? `limit, measured ${what}` : "limit by the datasheet";
+  return `limit, measured ${what}`;
 }
 
 // --- a bar for each time, and a line through all at the limit
@@ -78,7 +73,7 @@ function bars(machine, layer, choice) {
   const taken = [...times(machine, choice)];
   const { limit, microseconds } = quantities(machine, layer, choice);
   const longest = Math.max(limit, ...taken.map(([, time]) => time).filter(timed));
-  const end = machine.kind === "measured" ? Math.min(longest, SCALE * Math.max(limit, microseconds ?? 0)) : longest;
+  const end = Math.min(longest, SCALE * Math.max(limit, microseconds ?? 0));
   const row = (name, kind, time) => {
     const element = h("div", { class: `mla-measured-${kind}`, "data-bar": kind }, h("dt", {}, name));
     if (!timed(time)) return fill(element, {}, [h("dd", { class: "mla-measured-reason" }, h("span", {}, time))]);
@@ -100,7 +95,6 @@ function bars(machine, layer, choice) {
 
 function numbers(machine, layer, choice) {
   const found = quantities(machine, layer, choice);
-  const missing = machine.kind === "datasheet" ? "not measured yet" : "no time";
   const ours = machine.kernels[0];
   const entries = [
     [`${ours}, µs`, "microseconds", digits],
@@ -113,15 +107,21 @@ function numbers(machine, layer, choice) {
   ];
   return entries
     .filter(([, name]) => name in found)
-    .map(([label, name, written]) => quantity(label, name, found[name], written, missing));
+    .map(([label, name, written]) => quantity(label, name, found[name], written, "no time"));
 }
 
 // --- the view
 
-function render({ model, el }) {
+function render(given) {
+  const { model } = given;
   const { machines, layer: dims } = JSON.parse(model.get("data"));
   const layer = exact(dims);
-  const view = new View({ model, el }, "measured-results", "What was measured");
+  const values = (name) => [...new Set(machines.flatMap(({ axes }) => axes[name]))];
+  const shared = {
+    machine: { label: "machine", choices: machines.map(({ name }) => name) },
+    ...Object.fromEntries(SETTINGS.map((name) => [name, { label: LABELS[name], choices: values(name) }])),
+  };
+  const view = new View(given, "measured-results", "What was measured", shared);
   const chart = h("div", { class: "mla-measured-bars" });
   const answers = h("dl");
   const about = h("p", { class: "mla-part-quiet mla-part-about" });
@@ -142,11 +142,10 @@ function render({ model, el }) {
     );
     view.set({ machine: name, ...after }, changes.length ? `${changes.join("; ")}, the nearest here.` : "");
   }
-  const title = (machine) => (machine.kind === "datasheet" ? `${machine.title} (not measured yet)` : machine.title);
   const machine_picker = view.picker({
     name: "machine",
     label: "machine",
-    choices: options(machines.map((machine) => [machine.name, title(machine)])),
+    choices: options(machines.map(({ name, title }) => [name, title])),
     take: move,
   });
   const pickers = SETTINGS.map((name) =>
@@ -169,7 +168,7 @@ function render({ model, el }) {
     }
     offered = machine;
     for (const picker of [machine_picker, ...pickers]) picker.paint();
-    view.summary.textContent = sentence(machine, layer, choice);
+    view.say(sentence(machine, layer, choice));
     chart.replaceChildren(...bars(machine, layer, choice));
     answers.replaceChildren(...numbers(machine, layer, choice));
     about.textContent = machine.about;

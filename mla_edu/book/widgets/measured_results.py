@@ -11,7 +11,7 @@ from mla_edu.bench.results import Results
 from mla_edu.book.widgets.measured_board import START, Choice, board, step_key
 from mla_edu.book.widgets.parts import Widget, source
 from mla_edu.cost import Cost, Rates, cache_format, kernel_cost, kv_cache_bytes, pace, step_seconds
-from mla_edu.words import duration, percent, ratio, size
+from mla_edu.words import duration, percent, ratio
 
 
 def nearest(values: Sequence[int | str], wanted: int | str) -> int | str:
@@ -70,12 +70,6 @@ def sentence(machine: dict[str, Any], choice: Choice) -> str:
     """What there is to say of one choice."""
     found, taken = quantities(machine, choice), times(machine, choice)
     least, ours = duration(found["limit"]), machine["kernels"][0]
-    if machine["kind"] == "datasheet":
-        full = found["cache_bytes"] > machine["memory"]
-        room = f" Its {size(machine['memory'])} do not hold this cache." if full else ""
-        slower = pace(*bound(machine, choice))
-        by_datasheet = f"By its datasheet a step takes at least {least}; {slower} sets the pace."
-        return f"{machine['title']}: not measured yet. {by_datasheet}{room}"
     layer = machine["kind"] == "layer"
     start = "A whole layer, projections included, not the kernel alone; " if layer else ""
     allows = f"what this machine's {'copy and product allow' if layer else f'{pace(*bound(machine, choice))} allows'}"
@@ -90,8 +84,7 @@ def sentence(machine: dict[str, Any], choice: Choice) -> str:
 class MeasuredResults(Widget):
     """What was measured, machine by machine: every kernel's time on a step, and the least that the machine allows.
 
-    GPUs of the registry without results are there too, with the bounds of their datasheets and no times. Its settings
-    are attributes; another machine moves those that it does not have to its nearest.
+    Its settings are attributes; another machine moves those that it does not have to its nearest.
     """
 
     _esm = source("measured_results.js")
@@ -121,7 +114,7 @@ class MeasuredResults(Widget):
         Args:
             results: of the measured GPUs, as ``read_results`` reads them.
             layer_steps: from ``layer_steps``: a whole layer's steps on a CPU.
-            machine: "nvidia-h200" as in the name of its file, "cpu", or a GPU of the registry; None for the first.
+            machine: "nvidia-h200" as in the name of its file, or "cpu"; None for the first.
             dtype: of the cache.
             heads: query heads.
             s_q: new tokens.
@@ -129,7 +122,7 @@ class MeasuredResults(Widget):
             batch: sequences.
 
         Raises:
-            ValueError: toy results, a machine that is not there, or a setting that the machine does not have.
+            ValueError: toy results or none, a machine that is not there, or a setting that the machine does not have.
         """
         machines = board(results, layer_steps)
         self._machines = {each["name"]: each for each in machines}

@@ -12,7 +12,7 @@ import traitlets
 from mla_edu.validation import check_integer
 
 HERE = Path(__file__).parent
-SHARED = {".js": ("words.js", "formulas.js", "parts.js"), ".css": ("parts.css",)}
+SHARED = {".js": ("words.js", "formulas.js", "parts.js", "view.js"), ".css": ("parts.css",)}
 
 
 def source(*names: str) -> str:

@@ -44,6 +44,7 @@ function dial(query, key, longest, frequency, colour) {
       "stroke-width": 3,
       "stroke-linecap": "round",
       "data-hand": part,
+      "data-angle": Math.atan2(y, x),
     });
   return svg(
     "svg",
@@ -52,6 +53,7 @@ function dial(query, key, longest, frequency, colour) {
     hand(query, "var(--query)", "query"),
     hand(key, colour, "key"),
     svg("circle", { cx: 40, cy: 40, r: 2.5, fill: "var(--quiet)" }),
+    svg("circle", { cx: 40, cy: 40, r: 37, fill: "transparent", "data-grip": "" }),
     svg("text", { x: 40, y: 92, "text-anchor": "middle" }, `θ = ${Number(frequency.toPrecision(2))}`),
   );
 }
@@ -64,7 +66,7 @@ function dials(q, k, query_position, key_position, theta, colour) {
   return frequencies.map((frequency, i) => dial(queries[i], keys[i], longest, frequency, colour));
 }
 
-const WAYS = { rotated: "var(--key)", absorbed: "#808080", decoupled: "var(--rope)" };
+const WAYS = { rotated: "var(--key)", absorbed: "var(--bar)", decoupled: "var(--rope)" };
 
 // A number at every so many from low to high, as a tick
 function ticks(low, high, step) {
@@ -95,18 +97,72 @@ function drawing(toy, distance, found) {
   ];
 }
 
+// --- hands that can be dragged, the one that is nearest: a turn by an angle is so many positions, by the frequency
+
+const PARTS = { query: "distance", key: "key_position" };
+const angle_at = ({ clientX, clientY }, [x, y]) => Math.atan2(y - clientY, clientX - x);
+const whole_turns = (angle) => angle - 2 * Math.PI * Math.round(angle / (2 * Math.PI));
+
+function draggable(row, frequencies, read, take) {
+  let held = null;
+  row.addEventListener("pointerdown", (event) => {
+    if (event.target.dataset?.grip === undefined) return;
+    event.preventDefault();
+    row.setPointerCapture(event.pointerId);
+    const place = [...row.children].findIndex((dial) => dial.contains(event.target));
+    const { left, top, width } = event.target.getBoundingClientRect();
+    const middle = [left + width / 2, top + width / 2];
+    const angle = angle_at(event, middle);
+    const away = ({ dataset }) => Math.abs(whole_turns(Number(dataset.angle) - angle));
+    const [nearest] = [...row.children[place].querySelectorAll("[data-hand]")].sort((a, b) => away(a) - away(b));
+    const name = PARTS[nearest.dataset.hand];
+    held = { name, middle, angle, frequency: frequencies[place], exact: read(name) };
+  });
+  row.addEventListener("pointermove", (event) => {
+    if (!held) return;
+    const angle = angle_at(event, held.middle);
+    held.exact += whole_turns(angle - held.angle) / held.frequency;
+    held.angle = angle;
+    take(held.name, Math.round(held.exact));
+  });
+  for (const end of ["pointerup", "pointercancel"]) row.addEventListener(end, () => (held = null));
+}
+
 // --- the view
 
-function render({ model, el }) {
+const PACE = 90; // milliseconds of a distance in a sweep
+
+function render(given) {
+  const { model } = given;
   const toy = JSON.parse(model.get("data"));
   const k = toy.w_uk.map((row) => dot(row, toy.c));
-  const view = new View({ model, el }, "rope-dial", "Scores with and without decoupling");
+  const shared = Object.fromEntries(
+    Object.entries(LABELS).map(([name, label]) => [name, { label, limits: toy.limits[name] }]),
+  );
+  const view = new View(given, "rope-dial", "Scores with and without decoupling", shared);
+  const player = view.player({
+    name: "distance",
+    last: () => toy.limits.distance[1],
+    pace: PACE,
+    words: { play: "Sweep the distance", pause: "Pause" },
+  });
+  const take = (name, value, said = "") => {
+    player.stop();
+    const [lowest, highest] = toy.limits[name];
+    view.set({ [name]: Math.min(Math.max(value, lowest), highest) }, said);
+  };
   const ordinary = h("div", { class: "mla-dial-row" });
   const rotary = h("div", { class: "mla-dial-row mla-dial-rope" });
   const picture = plot();
   const scores = h("div", { class: "mla-dial-scores" });
   const fields = Object.entries(LABELS).map(([name, label]) =>
-    view.number_field({ name, label, limits: toy.limits[name], slider: "linear" }),
+    view.number_field({
+      name,
+      label,
+      limits: toy.limits[name],
+      slider: "linear",
+      take: (value, said) => take(name, value, said),
+    }),
   );
 
   function legend(query, key, colour, rest = "") {
@@ -129,7 +185,7 @@ function render({ model, el }) {
     rotary.replaceChildren(
       ...dials(toy.q_rope, toy.k_rope, key_position + distance, key_position, toy.theta, "var(--rope)"),
     );
-    view.summary.textContent = sentence(found, key_position, distance);
+    view.say(sentence(found, key_position, distance));
     scores.replaceChildren(
       way("rotated", row("ordinary, rotated", "rotated")),
       way("absorbed", row("bracket moved", "absorbed"), row("off by", "error")),
@@ -147,14 +203,32 @@ function render({ model, el }) {
     picture.setAttribute("aria-label", `Scores against the distance; at ${distance}: ${said}.`);
   }
 
+  for (const [row, vector] of [
+    [ordinary, toy.q],
+    [rotary, toy.q_rope],
+  ]) {
+    draggable(row, rope_frequencies(vector.length, toy.theta), (name) => model.get(name), take);
+  }
   const hands = h(
     "div",
     { class: "mla-dial-hands" },
-    h("div", {}, legend("query", "key", "var(--key)", ", all pairs rotated"), ordinary),
+    h("div", {}, legend("query", "key", "var(--key)", ", all pairs rotated; drag a hand"), ordinary),
     h("div", {}, legend("rotary query", "rotary key", "var(--rope)"), rotary),
   );
   const answer = h("div", { class: "mla-part-answer" }, picture, scores);
-  return view.show(Object.keys(LABELS), paint, controls(fields), view.note, hands, view.summary, answer);
+  const forget = view.show(
+    Object.keys(LABELS),
+    paint,
+    controls([...fields, player]),
+    view.note,
+    hands,
+    view.summary,
+    answer,
+  );
+  return () => {
+    player.stop();
+    forget();
+  };
 }
 
 export default { render };

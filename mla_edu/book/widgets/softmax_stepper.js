@@ -19,7 +19,7 @@ function quantities({ scores, values }, tile, step) {
 const written = (number) => fixed(number, 3);
 
 function sentence({ keys, m, shrink }, before, total) {
-  if (!keys) return "Nothing is read yet: the empty state. Move the slider to read the first tile.";
+  if (!keys) return "Nothing is read yet: the empty state. Press Next to read the first tile.";
   const end = keys === total ? " All keys are read." : "";
   if (!before.keys) return `The first tile sets m to ${written(m)}. There was nothing yet to shrink.${end}`;
   if (m === before.m)
@@ -45,7 +45,7 @@ function drawing({ scores }, before, found) {
   );
   parts.push(
     svg("text", { x: 2, y: 9 }, "scores, and the maximum so far"),
-    svg("text", { x: 2, y: 136 }, "weights so far, which add up to l"),
+    svg("text", { x: 2, y: 136 }, "weights so far, which add up to l; dashed: before the tile"),
     svg("text", { x: (LEFT + RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, `keys 1 to ${scores.length}`),
   );
   if (found.keys > before.keys) {
@@ -66,6 +66,14 @@ function drawing({ scores }, before, found) {
     const fill = read ? (key < before.keys ? "var(--quiet)" : "var(--accent)") : "none";
     parts.push(svg("circle", { cx: x(key), cy: SCORE.y(score), r: 3.5, fill, stroke: read ? "none" : "var(--quiet)" }));
     if (!read) return;
+    // What it weighed before the tile, where the tile has shrunk it
+    if (key < before.keys && before.m < found.m) {
+      const height = WEIGHT.y(0) - WEIGHT.y(Math.exp(score - before.m));
+      const edge = { fill: "none", stroke: "var(--quiet)", "stroke-dasharray": "2 2", "data-before": key };
+      parts.push(
+        svg("rect", { x: x(key) - 0.36 * width, width: 0.72 * width, y: WEIGHT.y(0) - height, height, ...edge }),
+      );
+    }
     const top = WEIGHT.y(Math.exp(score - found.m));
     parts.push(
       svg("rect", {
@@ -93,9 +101,17 @@ function drawing({ scores }, before, found) {
 
 // --- the view
 
-function render({ model, el }) {
+const PACE = 1400; // milliseconds that a tile stays while the row plays
+
+function render(given) {
+  const { model } = given;
   const row = JSON.parse(model.get("data"));
-  const view = new View({ model, el }, "softmax-stepper", "The online softmax, tile by tile");
+  const shared = {
+    tile: { label: "keys in a tile", limits: row.limits.tile },
+    step: { label: "tiles read", limits: row.limits.step },
+  };
+  const view = new View(given, "softmax-stepper", "The online softmax, tile by tile", shared);
+  const player = view.player({ name: "step", last: () => tiles, pace: PACE, more: ["previous", "next"] });
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   const numbers = h("dl");
   const tile_field = view.number_field({
@@ -115,6 +131,10 @@ function render({ model, el }) {
       label: `tiles read, of ${tiles}`,
       limits: [0, tiles],
       slider: "linear",
+      take(step, said) {
+        player.stop();
+        view.set({ step }, said);
+      },
     });
     step_place.replaceChildren(step_field.element);
     if (model.get("step") > tiles) view.set({ step: tiles }, view.note.textContent);
@@ -129,7 +149,7 @@ function render({ model, el }) {
 
     tile_field.paint();
     step_field.paint();
-    view.summary.textContent = sentence(found, before, row.scores.length);
+    view.say(sentence(found, before, row.scores.length));
     picture.replaceChildren(...drawing(row, before, found));
     picture.setAttribute(
       "aria-label",
@@ -146,9 +166,13 @@ function render({ model, el }) {
     );
   }
 
-  const fields = controls([tile_field, { element: step_place }]);
+  const fields = controls([tile_field, { element: step_place }, player]);
   const answer = h("div", { class: "mla-part-answer" }, picture, numbers);
-  return view.show(["tile", "step"], paint, fields, view.note, view.summary, answer);
+  const forget = view.show(["tile", "step"], paint, fields, view.note, view.summary, answer);
+  return () => {
+    player.stop();
+    forget();
+  };
 }
 
 export default { render };

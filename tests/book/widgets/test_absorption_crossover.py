@@ -7,6 +7,7 @@ import pytest
 
 from mla_edu import MLAConfig
 from mla_edu.book.widgets import AbsorptionCrossover
+from mla_edu.book.widgets.absorption_crossover import quantities
 from mla_edu.cost import absorption_crossover, attention_macs
 from mla_edu.registry import get_model
 
@@ -63,14 +64,15 @@ def test_nothing_crosses_over_an_empty_cache_or_below_a_narrow_latent():
 
 
 def test_heads_scale_the_cost_and_leave_the_crossover():
-    one, many = AbsorptionCrossover(heads=1).quantities, AbsorptionCrossover(heads=1024).quantities
-    assert many["absorbed_macs"] == 1024 * one["absorbed_macs"]
-    assert many["crossover"] == one["crossover"] == 169
+    one = quantities(V3.model_copy(update={"num_attention_heads": 1}), 7, 32_768)
+    all_ = quantities(V3, 7, 32_768)
+    assert all_["absorbed_macs"] == 128 * one["absorbed_macs"]
+    assert all_["crossover"] == one["crossover"] == AbsorptionCrossover().quantities["crossover"] == 169
 
 
-def test_model_gives_heads_and_latent_until_they_are_set():
+def test_model_gives_the_latent_until_it_is_set():
     widget = AbsorptionCrossover("mistral-small-4-119b")
-    assert (widget.heads, widget.kv_lora_rank) == (32, 256)
+    assert (widget.config.num_attention_heads, widget.kv_lora_rank) == (32, 256)
     widget.kv_lora_rank = 300
     assert widget.config.kv_lora_rank == 300
     assert widget.config.qk_nope_head_dim == 64
@@ -81,7 +83,7 @@ def test_model_gives_heads_and_latent_until_they_are_set():
     [
         ({"model": "llama-2-7b"}, "model is 'llama-2-7b'; expected a model with multi-head latent attention"),
         ({"model": "deepseek-v33"}, "unknown model 'deepseek-v33'; nearest: .*deepseek-v3"),
-        ({"heads": 0}, "heads is 0; expected an integer from 1 to 1,024"),
+        ({"kv_lora_rank": 0}, "kv_lora_rank is 0; expected an integer from 1 to 8,192"),
         ({"kv_lora_rank": 8193}, "kv_lora_rank is 8193; expected an integer from 1 to 8,192"),
         ({"new_tokens": 0}, "new_tokens is 0; expected an integer from 1 to 1,048,576"),
         ({"cached_tokens": -1}, "cached_tokens is -1; expected an integer from 0 to 1,048,576"),
