@@ -67,7 +67,8 @@ def parameters_beside(folder: Path) -> int | None:
         said = metadata if isinstance(metadata, Mapping) else {}
         for key in ("total_parameters", "total_size"):
             value = said.get(key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 10**18
+            if value is not None and not number:
                 raise ValueError(f"{index}: {key} is {str(value)[:40]}; expected a positive number")
         if said.get("total_parameters"):
             return int(said["total_parameters"])
@@ -96,6 +97,6 @@ def _in_header(path: Path) -> int | None:
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         if any(tensor["dtype"] not in ("F64", "F32", "F16", "BF16") for tensor in tensors):
             return None
-        return sum(math.prod(tensor["shape"]) for tensor in tensors)
+        return int(sum(math.prod(tensor["shape"]) for tensor in tensors))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(f"{path} is not a whole safetensors file: its header lists no tensors") from None

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from mla_edu.validation import load_yaml
 
 CONFIG_BYTES, INDEX_BYTES = 16 * 2**20, 256 * 2**20  # at most; published ones are a tenth of that
 PARTS = ("text_config", "llm_config", "language_config", "thinker_config")  # where a larger model keeps its text model
+NAME = r"[\w.+-]{1,80}"  # of a family
 SHARED = ("quantization_config", "dtype", "torch_dtype")  # hold for the part as well
 # What the files of other programs are known by: names in them, and what they are.
 OTHERS = (
@@ -80,7 +82,7 @@ def read_config_file(source: Source) -> ConfigFile:
         hf, whole = _text_model(hf, part, where), whole or hf.get("model_type")
         path_within.append(part)
         _check_counted(hf)
-    if not isinstance(hf.get("model_type"), str) or not hf["model_type"]:
+    if not isinstance(hf.get("model_type"), str) or not re.fullmatch(NAME, hf["model_type"]):
         if not path_within and "model_type" not in hf and (what := _other(hf)):
             raise ValueError(f"{where} is {what}")
         place = f"{where}: {'.'.join([*path_within, 'model_type'])}"
@@ -89,7 +91,8 @@ def read_config_file(source: Source) -> ConfigFile:
         hf = {**hf, "model_type": inner}
     elif hf["model_type"] in _wholes()["parts"]:
         raise ValueError(f"{where}: text_config is None; expected the text model of {hf['model_type']!r} in it")
-    return ConfigFile(hf, where, folder, whole if isinstance(whole, str) else None, ".".join(path_within))
+    named = whole if isinstance(whole, str) and re.fullmatch(NAME, whole) else None
+    return ConfigFile(hf, where, folder, named, ".".join(path_within))
 
 
 def read_hf_config(source: Source) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def _wholes() -> dict[str, dict[str, str]]:
 def _check_counted(hf: Mapping[str, Any]) -> None:
     name = hf.get("model_type")
     if isinstance(name, str) and (reason := refusal(name)):
-        raise ValueError(f"{name!r} is not counted: {reason}")
+        raise ValueError(f"model_type {name!r} is not counted: {reason}")
 
 
 def _part(hf: Mapping[str, Any], where: str) -> str | None:

@@ -40,7 +40,8 @@ def layer_types(dims: Dimensions, family: Family, name: str) -> list[str]:
         types = RULES[family.rule](dims, family, name)
     for layer_type in types:
         if layer_type not in LAYER_TYPES:
-            raise ValueError(f"layer_types of {name!r} has {layer_type!r}; expected one of {', '.join(LAYER_TYPES)}")
+            known = ", ".join(LAYER_TYPES)
+            raise ValueError(f"layer_types of {name!r} has {shown(layer_type)}; expected one of {known}")
     if len(types) != count:
         raise ValueError(f"layer_types of {name!r} has {len(types)} entries; expected num_hidden_layers, {count}")
     shared = dims.num_kv_shared_layers or 0  # the last layers read an earlier layer's keys and values
@@ -65,7 +66,7 @@ def index_layers(dims: Dimensions, types: list[str]) -> int:
     if len(owners) != len(types):
         raise ValueError(f"indexer_types has {len(owners)} entries; expected num_hidden_layers, {len(types)}")
     if not set(owners) <= {"full", "shared"}:
-        raise ValueError(f"indexer_types is {owners}; expected a list of 'full' and 'shared'")
+        raise ValueError(f"indexer_types is {shown(owners)}; expected a list of 'full' and 'shared'")
     return sum(t == INDEXED and owner == "full" for t, owner in zip(types, owners, strict=True))
 
 
@@ -108,7 +109,7 @@ def _every(dims: Dimensions, family: Family, name: str) -> list[str]:
     said = getattr(dims, family.key) if family.key else None
     n = family.n if said is None else said
     if not isinstance(n, int) or family.rest is None:
-        raise ValueError(f"{family.key} of {name!r} is {n!r}; expected a positive integer")
+        raise ValueError(f"{family.key} of {name!r} is {shown(n)}; expected a positive integer")
     full = INDEXED if dims.index_head_dim else FULL
     place = n - 1 if family.at is None else family.at
     types = [full if i % n == place else family.rest for i in range(dims.need("num_hidden_layers"))]
@@ -150,7 +151,7 @@ def _kda(dims: Dimensions, family: Family, name: str) -> list[str]:
         or sorted(map(repr, full + linear)) != sorted(map(repr, every))
     ):
         raise ValueError(
-            f"linear_attn_config has full_attn_layers {full!r} and kda_layers {linear!r}; "
+            f"linear_attn_config has full_attn_layers {shown(full)} and kda_layers {shown(linear)}; "
             f"expected every layer from 1 to {every[-1]} in one of them"
         )
     return [FULL if i in full else LINEAR for i in every]
@@ -164,7 +165,7 @@ def _compressed(dims: Dimensions, family: Family, name: str) -> list[str]:
     names = {0: SLIDING, 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
     ratios = dims.compress_ratios
     if not ratios or not set(ratios) <= set(names):
-        raise ValueError(f"compress_ratios of {name!r} is {ratios}; expected a list of 0, 4 and 128")
+        raise ValueError(f"compress_ratios of {name!r} is {shown(ratios)}; expected a list of 0, 4 and 128")
     return [names[ratio] for ratio in ratios[: dims.need("num_hidden_layers")]]  # one more for multi-token prediction
 
 
@@ -187,7 +188,7 @@ def _prefixed(dims: Dimensions, family: Family, name: str) -> list[str]:
     """The first dense layers count for themselves (Cohere2-MoE)."""
     first, rest = dims.first_k_dense_replace or 0, dims.need("num_hidden_layers") - (dims.first_k_dense_replace or 0)
     if not isinstance(dims.sliding_window_pattern, int):
-        raise ValueError(f"sliding_window_pattern is {dims.sliding_window_pattern!r}; expected a positive integer")
+        raise ValueError(f"sliding_window_pattern is {shown(dims.sliding_window_pattern)}; expected a positive integer")
     runs = ((first, dims.need("prefix_dense_sliding_window_pattern")), (rest, dims.sliding_window_pattern))
     return [SLIDING if (i + 1) % every else FULL for count, every in runs for i in range(count)]
 

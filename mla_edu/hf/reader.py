@@ -74,7 +74,7 @@ def read(source: Source) -> Reading:
 def _read(hf: dict[str, Any]) -> Reading:
     name = hf["model_type"]
     if hf.get("is_encoder_decoder"):
-        raise ValueError(f"{name!r} is an encoder-decoder; expected a decoder-only model")
+        raise ValueError(f"{name!r} is an encoder-decoder, by is_encoder_decoder; expected a decoder-only model")
     family = get_family(name)
     if family is UNKNOWN:
         hf = plain(hf)

@@ -106,6 +106,13 @@ def _olmo_hybrid(dims: Dimensions) -> dict[str, Any]:
     }
 
 
+def _hy_v4(dims: Dimensions) -> dict[str, Any]:
+    """The first layer has an indexer, and each fourth after it; no other list is read."""
+    if dims.indexer_types:
+        return {}
+    return {"index_topk_freq": 4, "index_skip_topk_offset": 2, "index_topk_pattern": None}
+
+
 def _dots3(dims: Dimensions) -> dict[str, Any]:
     """Local layers have latents of their own; their widths stand in one of two places."""
     window = dims.sliding_window or dims.sliding_window_size or 512
@@ -150,7 +157,7 @@ SPECIAL: dict[str, Callable[[Dimensions], dict[str, Any]]] = {
     "olmo_hybrid": _olmo_hybrid,
     "minimax": lambda dims: {"lightning_heads": dims.num_attention_heads},
     "zamba": lambda dims: {"head_dim": dims.attention_head_dim or _zamba2(dims)["head_dim"]},
-    "hy_v4": lambda dims: {"index_topk_freq": 4, "index_skip_topk_offset": 2, "index_topk_pattern": None},
+    "hy_v4": _hy_v4,
     **dict.fromkeys(("inkling_text", "inkling2_text"), lambda dims: {"sliding_window": dims.sliding_window_size}),
     "dots3_note_text": _dots3,
     "modernbert-decoder": _modernbert,

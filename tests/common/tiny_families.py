@@ -92,8 +92,10 @@ SPECIAL = {
     },
     "glm5_next_text": {"index_kpool": 4, "qk_rope_head_dim": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
-    **dict.fromkeys(("glm4v_text", "paddleocr_vl_text"), {"rope_parameters": MROPE}),
-    **dict.fromkeys(("glm4v_moe_text", "glm_ocr_text"), {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}}),
+    "glm4v_moe_text": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
+    "glm4v_text": {"rope_parameters": MROPE},
+    "glm_ocr_text": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
+    "paddleocr_vl_text": {"rope_parameters": MROPE},
     "granitemoehybrid": {"layer_types": SIX},
     "gemma4_unified_text": {
         "num_hidden_layers": 8,
@@ -157,10 +159,10 @@ SPECIAL = {
     "qwen2": {"use_sliding_window": True, "max_window_layers": 4},
     "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 4},
     "qwen3_moe": {"use_sliding_window": True},
-    **dict.fromkeys(
-        ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"),
-        {"use_sliding_window": True, "max_window_layers": 4, "rope_parameters": MROPE},
-    ),
+    **{
+        name: {"use_sliding_window": True, "max_window_layers": 4, "rope_parameters": MROPE}
+        for name in ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text")
+    },
     "smollm3": {"use_sliding_window": True, "no_rope_layer_interval": 3},
     "step3p5": {
         "layer_types": ["full_attention", "sliding_attention"] * 3,

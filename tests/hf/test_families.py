@@ -33,7 +33,7 @@ def test_a_refused_family_gives_its_reason(name):
     file = {"model_type": name, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     with pytest.raises(ValueError) as caught:
         spec_from_hf(file | {"num_key_value_heads": 4})
-    assert str(caught.value) == f"'{name}' is not counted: {REFUSED[name]}"
+    assert str(caught.value) == f"model_type '{name}' is not counted: {REFUSED[name]}"
     with pytest.raises(ValueError, match="is not counted"):
         spec_from_hf({"model_type": "any", "text_config": file})
 

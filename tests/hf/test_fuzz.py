@@ -84,7 +84,7 @@ def check(seed: int, count: int) -> dict[str, int]:
             raise AssertionError(f"file {number} of seed {seed}: {str(file)[:600]}") from error
         found["read" if message is None else "refused"] += 1
         if message is not None:
-            assert message and "\n" not in message and len(message) < 2000, message[:3000]
+            assert message and "\n" not in message and len(message) < 1500, message[:3000]
     return found
 
 
