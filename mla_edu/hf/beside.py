@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mla_edu.hf.config_file import INDEX_BYTES, read_json_object
+from mla_edu.hf.show import shown
 from mla_edu.hf.spec import WeightFormat, Weights
 
 PLAIN: dict[str, WeightFormat] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -40,7 +41,7 @@ def asked_cache(hf: Mapping[str, Any], folder: Path | None) -> str | None:
     if isinstance(scheme, Mapping) and scheme.get("num_bits") is not None:
         floats = scheme.get("type") == "float" and scheme["num_bits"] == 8
         hint = "--dtype fp8 counts that" if floats else "the figures are for another"
-        return f"its kv_cache_scheme asks for a cache in {scheme['num_bits']} bits: {hint}"
+        return f"its kv_cache_scheme asks for a cache in {shown(scheme['num_bits'])} bits: {hint}"
     path = folder and folder / "hf_quant_config.json"
     if path is None or not path.is_file():
         return None
@@ -49,14 +50,19 @@ def asked_cache(hf: Mapping[str, Any], folder: Path | None) -> str | None:
     if algorithm is None:
         return None
     hint = "--dtype fp8 counts that" if algorithm == "FP8" else "the figures are for another"
-    return f"its hf_quant_config.json asks for a cache in {str(algorithm)[:40]}: {hint}"
+    said = algorithm if algorithm in ("FP8", "INT8", "NVFP4") else shown(algorithm)
+    return f"its hf_quant_config.json asks for a cache in {said}: {hint}"
 
 
-def parameters_beside(folder: Path) -> int | None:
+def parameters_beside(folder: Path, weights: Weights | None) -> int | None:
     """The number of parameters by the files of weights beside a ``config.json``; None where they do not tell.
 
     The index of the shards holds it (``total_parameters``) or their bytes (``total_size``), which are divided by those
-    of a number in the ``config.json``'s format. A single file's header holds each tensor's shape.
+    of one number. A single file's header holds each tensor's shape.
+
+    Args:
+        folder: of the files.
+        weights: in which formats they are, as ``published_weights`` finds.
 
     Raises:
         ValueError: the index or the header is not what it should be.
@@ -72,17 +78,10 @@ def parameters_beside(folder: Path) -> int | None:
                 raise ValueError(f"{index}: {key} is {str(value)[:40]}; expected a positive number")
         if said.get("total_parameters"):
             return int(said["total_parameters"])
-        each = _bytes_each(folder)
+        same = weights and weights.attention == weights.others
+        each = BYTES.get(weights.attention) if weights and same else None
         return int(said["total_size"]) // each if said.get("total_size") and each else None
     return _in_header(single) if single.is_file() else None
-
-
-def _bytes_each(folder: Path) -> int | None:
-    """Of one parameter, where all have the same."""
-    from mla_edu.hf.config_file import read_hf_config
-
-    weights = published_weights(read_hf_config(folder))
-    return BYTES.get(weights.attention) if weights and weights.attention == weights.others else None
 
 
 def _in_header(path: Path) -> int | None:

@@ -47,7 +47,7 @@ class ConfigFile:
 
     hf: dict[str, Any]
     where: str  # the file, as errors and answers name it
-    folder: Path | None = None  # None: not from a file
+    folder: Path | None = None  # where the repository's other files lie; None: not known
     whole: str | None = None  # model_type of the larger model around it,
     part: str = ""  # and the names under which the text model lies there
 
@@ -69,7 +69,7 @@ def read_config_file(source: Source) -> ConfigFile:
     elif isinstance(source, str | Path):
         path = Path(source)
         file = path / "config.json" if path.is_dir() else path
-        where, folder = str(source), file.parent
+        where, folder = str(source), file.parent if file.name == "config.json" else None
         hf = read_json_object(file, "a config.json or a folder that holds one")
     elif isinstance(source, HasDict) and not isinstance(source, type):
         where, hf = type(source).__name__, source.to_dict()

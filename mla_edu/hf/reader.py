@@ -135,12 +135,18 @@ def spec_from_hf(source: Source) -> ModelSpec:
         config = reading.config()
     except ValueError as error:
         no_config = str(error)
+    weights, cautions = published_weights(reading.hf), list(_cautions(file, reading))
+    parameters: int | None = None
+    try:
+        parameters = None if file.folder is None else parameters_beside(file.folder, weights)
+    except ValueError as error:
+        cautions.append(f"its parameters are not counted: {error}")
     return ModelSpec(
         name=str(source) if isinstance(source, str | Path) else name,
         title=name,
         kind=kind_of(dims, layers),
-        num_parameters=None if file.folder is None else parameters_beside(file.folder),
-        weights=published_weights(reading.hf),
+        num_parameters=parameters,
+        weights=weights,
         num_attention_heads=dims.num_attention_heads,
         num_layers=len(reading.types),
         max_position_embeddings=dims.max_position_embeddings,
@@ -155,7 +161,7 @@ def spec_from_hf(source: Source) -> ModelSpec:
         status="config",
         where=file.where,
         why=_why(reading),
-        cautions=tuple(_cautions(file, reading)),
+        cautions=tuple(cautions),
     )
 
 

@@ -56,8 +56,10 @@ def test_a_part_has_the_format_of_the_whole(folder):
 @pytest.mark.parametrize("size", [-4, 0, True, "big", [4], float("inf"), float("nan")])
 def test_a_size_that_is_none_is_refused(folder, size):
     made = folder(LLAMA | {"dtype": "bfloat16"}, **index(total_size=size))
-    with pytest.raises(ValueError, match="total_size is .*; expected a positive number"):
-        spec_from_hf(made)
+    spec = spec_from_hf(made)
+    assert spec.num_parameters is None
+    (caution,) = spec.cautions
+    assert "total_size is " in caution and caution.endswith("; expected a positive number")
 
 
 def test_a_single_file_of_weights_is_counted_by_its_header(folder):
@@ -69,13 +71,30 @@ def test_a_single_file_of_weights_is_counted_by_its_header(folder):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x00" * 8, b"\xff" * 20, b"\x02" + b"\x00" * 7 + b"[]", b"\x05" + b"\x00" * 7 + b"{...}"]
+    "content",
+    [
+        b"",
+        b"\x00" * 8,
+        b"\xff" * 20,
+        b"\x02" + b"\x00" * 7 + b"[]",
+        b"\x05" + b"\x00" * 7 + b"{...}",
+        b"version https://git-lfs",
+    ],
 )
 def test_a_broken_file_of_weights_is_one_line(folder, content):
     made = folder()
     (made / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
-        spec_from_hf(made)
+    spec = spec_from_hf(made)
+    assert spec.num_parameters is None
+    (caution,) = spec.cautions
+    assert caution.startswith("its parameters are not counted: ") and "is not a whole safetensors file" in caution
+
+
+def test_weights_beside_a_file_of_another_name_are_not_its_own(folder):
+    made = folder(LLAMA | {"dtype": "bfloat16"}, **index(total_size=4_000_000))
+    (made / "other.json").write_text(json.dumps(LLAMA | {"dtype": "float32"}))
+    assert spec_from_hf(made / "config.json").num_parameters == 2_000_000
+    assert spec_from_hf(made / "other.json").num_parameters is None
 
 
 def asks(bits, kind):

@@ -134,7 +134,7 @@ def test_two_formats_in_a_layer_are_refused_unless_one_is_asked_for(copied):
     one = next(name for name in tensors if name.endswith("layers.0.self_attn.k_proj.weight"))
     save_file(tensors | {one: tensors[one].bfloat16()}, folder / "model.safetensors")
     with pytest.raises(
-        ValueError, match=r"k_proj.weight is torch.bfloat16 and o_proj.weight torch.float64; expected one"
+        ValueError, match=r"k_proj.bias is torch.float64 and k_proj.weight torch.bfloat16; expected one"
     ):
         load_attention(folder)
     assert load_attention(folder, dtype=torch.float32).k_proj.weight.dtype == torch.float32
