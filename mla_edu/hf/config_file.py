@@ -12,7 +12,8 @@ from mla_edu.hf.families import refusal
 from mla_edu.hf.show import DIGITS, check_sane, shown
 from mla_edu.validation import load_yaml
 
-CONFIG_BYTES, INDEX_BYTES = 16 * 2**20, 256 * 2**20  # at most; published ones are a tenth of that
+CONFIG_BYTES = 16 * 2**20  # of a config.json, at most; published ones are a tenth of that,
+INDEX_BYTES = 256 * 2**20  # and of an index of weights
 PARTS = ("text_config", "llm_config", "language_config", "thinker_config")  # where a larger model keeps its text model
 NAME = r"[\w.+-]{1,80}"  # of a family
 SHARED = ("quantization_config", "dtype", "torch_dtype")  # hold for the part as well
