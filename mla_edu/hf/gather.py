@@ -58,6 +58,8 @@ def _check_given(hf: Mapping[str, Any], family: Family, name: str) -> None:
 def _own_values(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What the file and the family say, without names of other families, which the family's class would overlook."""
     values = {**hf, **{key: value for key, value in family.defaults.items() if key not in hf}}
+    if values.get("use_sliding_window") is False and values.get("sliding_window") == 0:  # as Qwen2-MoE is saved
+        values["sliding_window"] = None
     strange: set[str] = set()
     if family.defaults:
         strange = {other for others in ALIASES.values() for other in others} - {*family.names, "layers_block_type"}

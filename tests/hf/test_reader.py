@@ -77,6 +77,31 @@ def test_a_file_that_lists_no_layer_types_gives_those_of_the_config_class(family
     assert spec_from_hf(silent).cache == spec_from_hf(hf).cache
 
 
+# Their classes or ours want more of a file than its sizes: lists of the layers, or heads that fit the others.
+SAY_MORE = {
+    "bamba",
+    "gpt_neo",
+    "granitemoehybrid",
+    "kimi_linear",
+    "lfm2_moe",
+    "nemotron",
+    "nemotron_h",
+    "zamba2",
+    "deepseek_v4",
+}
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - SAY_MORE))
+def test_a_file_with_its_sizes_alone_has_the_cache_of_its_config_class(family):
+    defaults = {field.name: field.default for field in dataclasses.fields(transformers.CONFIG_MAPPING[family])}
+    layers = next(key for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in defaults)
+    hidden = next(key for key in ("hidden_size", "n_embd", "d_model") if key in defaults)
+    file = {"model_type": family, layers: 31, hidden: 128 * 7 * 9 * 71 * 26 * 10}
+    theirs = json.loads(transformers.CONFIG_MAPPING[family].from_dict(dict(file)).to_json_string(use_diff=False))
+    ours, whole = spec_from_hf(file), spec_from_hf(theirs)
+    assert (ours.cache, ours.state_elements, ours.num_layers) == (whole.cache, whole.state_elements, whole.num_layers)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_file_read_as_a_whole_and_family_by_family_is_the_same(family):
     assert get_family(family) == Family(**FAMILIES[family])
