@@ -1,5 +1,6 @@
 """Every family of transformers that we read, small: its configuration, and what its attention layer is made of."""
 
+import copy
 import dataclasses
 import functools
 import importlib
@@ -94,7 +95,7 @@ SPECIAL = {
     "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
     "glm4v_moe_text": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
     "glm4v_text": {"rope_parameters": MROPE},
-    "glm_ocr_text": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
+    "glm_ocr_text": {"rope_parameters": MROPE},
     "paddleocr_vl_text": {"rope_parameters": MROPE},
     "granitemoehybrid": {"layer_types": SIX},
     "gemma4_unified_text": {
@@ -185,7 +186,7 @@ def tiny_config(family: str):
     if "kv_lora_rank" in values:
         values["num_key_value_heads"] = 4
         values.pop("head_dim", None)
-    return cls(**values | SPECIAL.get(family, {}))
+    return cls(**values | copy.deepcopy(SPECIAL.get(family, {})))  # the classes write into what they are given
 
 
 @functools.cache

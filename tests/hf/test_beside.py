@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from mla_edu.cli import app
 from mla_edu.cost import weight_bytes
 from mla_edu.hf import spec_from_hf
 
@@ -125,3 +127,13 @@ def test_a_cache_that_the_file_asks_for_is_named(folder):
 def test_a_cache_that_a_file_beside_it_asks_for_is_named(folder, quantization, caution):
     found = spec_from_hf(folder(hf_quant_config__json={"quantization": quantization})).cautions
     assert found == (() if caution is None else (f"its hf_quant_config.json {caution}",))
+
+
+def test_the_command_prints_what_a_reader_of_its_figures_should_know(folder):
+    made = folder(LLAMA | {"model_type": "new", "num_key_value_heads": 4, "quantization_config": asks(8, "float")})
+    result = CliRunner(env={"COLUMNS": "400", "NO_COLOR": "1"}).invoke(app, ["cache", str(made)])
+    assert result.exit_code == 0, result.output
+    for caution in ("family 'new' is not known: read as attention over all tokens", "its kv_cache_scheme asks for"):
+        assert f"{made}: {caution}" in result.output
+    answer = CliRunner().invoke(app, ["cache", str(made), "--json"]).stdout
+    assert json.loads(answer)["models"][0]["cautions"] == list(spec_from_hf(made).cautions)

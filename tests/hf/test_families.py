@@ -67,3 +67,9 @@ def test_a_file_with_the_text_models_numbers_beside_the_rest_is_read_as_its_conf
     flat |= {"num_key_value_heads": 16, "vision_config": {"depth": 3}}
     assert spec_from_hf(flat).cache == spec_from_hf(config).cache
     assert spec_from_hf(flat).num_layers == 6
+
+
+def test_deepseek_v4_is_known_by_the_name_of_its_reference_code_too():
+    file = {"hidden_size": 4096, "num_hidden_layers": 4, "compress_ratios": [0, 4, 128, 4, 0]}
+    ref, v4 = (spec_from_hf(file | {"model_type": name}) for name in ("deepseek_ref", "deepseek_v4"))
+    assert ref.cache == v4.cache and ref.kind == "csa"
