@@ -127,6 +127,7 @@ def _whole(
         "weight_bytes": cost.weight_bytes(model, weights),
         "weight_formats": formats and formats.model_dump(),
         "why": model.why,
+        "cautions": list(model.cautions),
     }
 
 
@@ -215,7 +216,7 @@ def _model_notes(rows: list[Row]) -> list[str]:
     sizeless = [row["name"] for row in rows if row["weight_bytes"] is None and row["weight_formats"]]
     if sizeless:
         notes.append(f"the number of parameters is not known: {', '.join(sizeless)}.")
-    return notes
+    return notes + [f"{row['name']}: {caution}." for row in rows for caution in row["cautions"]]
 
 
 def _layout_notes(

@@ -8,6 +8,7 @@ from mla_edu.hf.dimensions import Dimensions
 from mla_edu.hf.families import AttentionFacts, Family
 from mla_edu.hf.layout import COMPRESSED
 from mla_edu.hf.rope import read_rope
+from mla_edu.hf.show import shown
 
 
 def attention_config(
@@ -68,7 +69,7 @@ def _mla(
     rotated = dims.need("qk_rope_head_dim")
     if facts.rotated_width and hf.get(facts.rotated_width, rotated) != rotated:
         said = hf[facts.rotated_width]
-        raise ValueError(f"{facts.rotated_width} is {said!r}; expected qk_rope_head_dim, {rotated}")
+        raise ValueError(f"{facts.rotated_width} is {shown(said)}; expected qk_rope_head_dim, {rotated}")
     beta = 0.0
     if facts.growing_queries:
         beta = scaling.pop("llama_4_scaling_beta", None)
@@ -100,5 +101,5 @@ def _flag(hf: Mapping[str, Any], family: Family, flag: bool | str) -> bool:
         return flag
     value = hf.get(flag, family.defaults.get(flag, False))
     if not isinstance(value, bool):
-        raise ValueError(f"{flag} is {value!r}; expected true or false")
+        raise ValueError(f"{flag} is {shown(value)}; expected true or false")
     return value

@@ -1,18 +1,20 @@
 """The numbers of a ``config.json`` under one name each, typed and checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mla_edu.hf.families import Family
-from mla_edu.validation import Flag, NonNegativeInt, PositiveInt
+from mla_edu.hf.show import shown
+from mla_edu.validation import EvenNonNegativeInt, Flag, NonNegativeInt, PositiveInt
 
 Json = dict[str, Any]
-Size = PositiveInt | None  # None: the file does not say, and the family does not define
+Size = Annotated[PositiveInt, Field(le=10**12)] | None  # None: the file does not say, and the family does not define
 Count = Annotated[PositiveInt, Field(le=10**6)] | None  # of things that are listed one by one
 Names = Annotated[list[str], Field(strict=True, min_length=1)] | None
 Numbers = list[Annotated[int, Field(strict=True)]] | None
+Even = Annotated[EvenNonNegativeInt, Field(le=10**12)] | None  # rotation turns pairs
 
 
 def _also(*names: str) -> Any:
@@ -36,12 +38,21 @@ class Dimensions(BaseModel):
     v_head_dim: Size = None
     max_position_embeddings: Size = _also("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
     multi_query: Flag | None = None
+    multi_query_attention: Flag | None = None
+    multi_query_group_num: Size = None
+    n_head_kv: Size = None
+    kv_channels: Size = None
+    attn_config: Json | None = None
+    num_experts_per_tok: Size = None
+    block_configs: list[Json] | None = None
+    heads_of_layers: tuple[PositiveInt, ...] | None = None  # key/value heads of each layer that has any
+    use_mla: Flag | None = None
     new_decoder_architecture: Flag | None = None
 
     kv_lora_rank: Size = None
     q_lora_rank: Size = None
     qk_nope_head_dim: Size = None
-    qk_rope_head_dim: NonNegativeInt | None = None
+    qk_rope_head_dim: Even = None
 
     sliding_window: Size = None
     use_sliding_window: Flag | None = None
@@ -52,6 +63,10 @@ class Dimensions(BaseModel):
     swa_num_key_value_heads: Size = None
     swa_head_dim: Size = None
     swa_v_head_dim: Size = None
+    swa_kv_lora_rank: Size = None
+    swa_qk_nope_head_dim: Size = None
+    swa_qk_rope_head_dim: Even = None
+    local_attention: Size = None
     sliding_window_size: Size = None
     global_head_dim: Size = None
     num_global_key_value_heads: Size = None
@@ -64,6 +79,8 @@ class Dimensions(BaseModel):
     index_skip_topk_offset: NonNegativeInt | None = None
     index_topk_pattern: Names | str = None
     indexer_types: Names = None
+    sparse_attention_config: Json | None = None
+    use_dsa: Flag | None = None
     compress_ratios: Numbers = None
     compress_rates: dict[str, PositiveInt] | None = None
 
@@ -76,6 +93,8 @@ class Dimensions(BaseModel):
     linear_conv_kernel_dim: Size = _also("linear_conv_kernel_dim", "short_conv_kernel_size")
     linear_attn_config: Json | None = None
     conv_L_cache: Size = None
+    conv_kernel_size: Size = None  # of four convolutions in each layer: keys, values, and two of the residual stream
+    lightning_heads: Size = None
     mamba_n_heads: Size = _also("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
     mamba_d_head: PositiveInt | Literal["auto"] | None = _also("mamba_d_head", "mamba_head_dim")
     mamba_d_ssm: Size = None
@@ -87,12 +106,21 @@ class Dimensions(BaseModel):
     layer_types: Names = _also("layer_types", "layers_block_type")
     global_attn_every_n_layers: Size = None
     full_attention_interval: Size = None
+    layer_group_size: Size = None
+    first_k_dense_replace: NonNegativeInt | None = None
+    prefix_dense_sliding_window_pattern: Size = None
+    local_layer_ids: Numbers = None
+    total_ut_steps: Size = None
+    num_layers_per_stack: Size = None
+    H_cycles: Size = None
+    L_cycles: Size = None
     sliding_window_pattern: PositiveInt | str | None = None
     no_rope_layers: Numbers = None
     hybrid_layer_pattern: Numbers = None
     hybrid_override_pattern: str | None = None
     full_attn_idxs: Numbers = None
     attn_layer_indices: Numbers = None
+    attention_head_dim: Size = None
     attn_layer_period: Size = None
     attn_layer_offset: NonNegativeInt | None = None
 
@@ -125,8 +153,6 @@ ALIASES = {
     for field, info in Dimensions.model_fields.items()
     if isinstance(info.validation_alias, AliasChoices)
 }
-# What a null leaves open is computed from the other numbers. For other numbers of the family, null is refused.
-NULLABLE = {"num_key_value_heads", "head_dim", "q_lora_rank", "sliding_window", "layer_types"}
 
 
 def check(values: Mapping[str, Any], name: str) -> Dimensions:
@@ -145,50 +171,7 @@ def check(values: Mapping[str, Any], name: str) -> Dimensions:
         key = str(fault["loc"][0])
         if fault["type"] in ("int_type", "greater_than"):
             expected = "expected a positive number"
-        raise ValueError(f"{key} is {values.get(key)!r}; {expected}, as in every {name!r} model") from None
-
-
-def read_dimensions(hf: Mapping[str, Any], family: Family, name: str) -> Dimensions:
-    """The numbers of a file over those of its family, with what follows from them filled in.
-
-    Args:
-        hf: the file.
-        family: ``UNKNOWN`` where transformers has none of that name: then every name of a number is read.
-        name: its ``model_type``.
-
-    Raises:
-        ValueError: a number is missing, null, of another type, or out of range.
-    """
-    _check_given(hf, family, name)
-    values = _own_values(hf, family)
-    values |= _nested(check(values, name))
-    if family.per_block > 1:
-        values["num_hidden_layers"] = _attention_layers(values, family, name)
-    dims = check(values, name)
-    if name in SPECIAL:
-        dims = dims.model_copy(update=SPECIAL[name](complete(dims, family, name)))
-    return complete(dims, family, name)
-
-
-def _check_given(hf: Mapping[str, Any], family: Family, name: str) -> None:
-    """Refuse null where the family's class computes nothing for it, and a latent where it has none."""
-    defined = {key for key, default in family.defaults.items() if default is not None}
-    for key in [*(defined - NULLABLE), *family.never_null, *family.required]:
-        if hf.get(key, None if key in family.required else "silent") is None:
-            raise ValueError(f"{key} is None; expected a positive number, as in every {name!r} model")
-    if family.defaults and "kv_lora_rank" not in family.defaults and hf.get("kv_lora_rank") is not None:
-        raise ValueError(f"kv_lora_rank is {hf['kv_lora_rank']!r}; expected none in a {name!r} model, which has no MLA")
-
-
-def _own_values(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """What the file and the family say, without names of other families, which the family's class would overlook."""
-    values = {**hf, **{key: value for key, value in family.defaults.items() if key not in hf}}
-    strange: set[str] = set()
-    if family.defaults:
-        strange = {other for others in ALIASES.values() for other in others} - {*family.names, "layers_block_type"}
-        width = "head_dim" if "kv_lora_rank" in family.defaults else "v_head_dim"
-        strange |= {width, "num_kv_shared_layers", "index_head_dim"} - set(family.defaults)
-    return {key: value for key, value in values.items() if value is not None and key not in strange}
+        raise ValueError(f"{key} is {shown(values.get(key))}; {expected}, as in every {name!r} model") from None
 
 
 def complete(dims: Dimensions, family: Family, name: str) -> Dimensions:
@@ -216,75 +199,3 @@ def complete(dims: Dimensions, family: Family, name: str) -> Dimensions:
         inner = dims.mamba_d_ssm or dims.need("mamba_expand") * hidden_size
         filled["mamba_d_head"] = inner // dims.mamba_n_heads
     return dims.model_copy(update=filled)
-
-
-def _nested(dims: Dimensions) -> dict[str, Any]:
-    """Numbers that stand in a dictionary of their own."""
-    ours = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"}
-    ours["short_conv_kernel_size"] = "linear_conv_kernel_dim"
-    return {ours[key]: value for key, value in (dims.linear_attn_config or {}).items() if key in ours}
-
-
-def _attention_layers(values: Mapping[str, Any], family: Family, name: str) -> int:
-    """The layers of a family whose file counts blocks, or layers, or both."""
-    said = check(values, name).num_hidden_layers
-    if family.names[0] not in values and said is not None and said % family.per_block == 0:
-        return said
-    blocks = check({key: value for key, value in values.items() if key != "num_hidden_layers"}, name).num_hidden_layers
-    if blocks is None:
-        raise ValueError(f"{family.names[0]} is None; expected a positive number, as in every {name!r} model")
-    if values.get("num_hidden_layers", family.per_block * blocks) != family.per_block * blocks:
-        each = f"{family.per_block} in each of {blocks} blocks"
-        raise ValueError(f"num_hidden_layers is {said}; expected {family.per_block * blocks}, {each}")
-    return family.per_block * blocks
-
-
-def _falcon(dims: Dimensions) -> dict[str, Any]:
-    return {"num_key_value_heads": 1} if dims.multi_query and not dims.new_decoder_architecture else {}
-
-
-def _qwen(dims: Dimensions) -> dict[str, Any]:
-    """A window that is switched off is none, whatever the file lists."""
-    return {"sliding_window": None} if dims.use_sliding_window is False else {}
-
-
-def _gpt_bigcode(dims: Dimensions) -> dict[str, Any]:
-    return {"num_key_value_heads": 1 if dims.multi_query else dims.num_attention_heads}
-
-
-def _zamba2(dims: Dimensions) -> dict[str, Any]:
-    """Attention over the concatenation with the embeddings."""
-    return {"head_dim": 2 * dims.need("hidden_size") // dims.need("num_attention_heads")}
-
-
-def _mimo(dims: Dimensions) -> dict[str, Any]:
-    """Local layers have twice the heads; ``sliding_window_size`` does not count the query itself."""
-    found: dict[str, Any] = {}
-    if dims.swa_num_key_value_heads is None:
-        found["swa_num_key_value_heads"] = 2 * dims.need("num_key_value_heads")
-    if dims.sliding_window_size:
-        found["sliding_window"] = dims.sliding_window_size + 1
-    return found
-
-
-def _gemma4(dims: Dimensions) -> dict[str, Any]:
-    """The plain names are those of the local layers; the global ones stand in one of two places."""
-    found: dict[str, Any] = {"swa_num_key_value_heads": dims.num_key_value_heads, "swa_head_dim": dims.head_dim}
-    if dims.per_layer_config:  # as transformers saves it: the same entry for every global layer
-        entry = next(iter(dims.per_layer_config.values()))
-        own = check({key: entry.get(key) for key in ("head_dim", "num_key_value_heads")}, "gemma4_text")
-        return found | own.model_dump(exclude_none=True)
-    found["head_dim"] = dims.global_head_dim or 512
-    if dims.attention_k_eq_v and dims.num_global_key_value_heads:
-        found["num_key_value_heads"] = dims.num_global_key_value_heads
-    return found
-
-
-SPECIAL: dict[str, Callable[[Dimensions], dict[str, Any]]] = {
-    "falcon": _falcon,
-    "gpt_bigcode": _gpt_bigcode,
-    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), _qwen),
-    "zamba2": _zamba2,
-    "mimo_v2_flash": _mimo,
-    "gemma4_text": _gemma4,
-}

@@ -5,9 +5,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mla_edu.validation import Flag, PositiveInt, PositiveNumber, parse_yaml, yaml_parts
+from mla_edu.validation import Flag, PositiveInt, PositiveNumber, load_yaml, parse_yaml, yaml_parts
 
-SAME_AS = {"kimi_k2": "deepseek_v3"}  # remote code with the same attention layer
+# Remote code, or another name, for the same attention layer.
+SAME_AS = {
+    "kimi_k2": "deepseek_v3",
+    "deepseek_ref": "deepseek_v4",
+    "gpt-sw3": "gpt2",
+    "RefinedWebModel": "RefinedWeb",
+}
 
 
 class AttentionFacts(BaseModel):
@@ -35,6 +41,7 @@ class Family(BaseModel):
 
     rule: str  # how the types of the layers follow where the file does not list them: layer_types.RULES
     rest: str | None = None  # of the rule "every" and "no_rope": the type of the layers that are not full
+    sizes: tuple[PositiveInt, PositiveInt] | None = None  # num_hidden_layers and hidden_size of its config class
     n: PositiveInt | None = None  # one layer in n is full,
     key: str | None = None  # n's name in the file,
     at: int | None = None  # and the full one's place among the n; None: the last
@@ -55,12 +62,33 @@ UNKNOWN = Family(rule="full")
 
 @functools.cache
 def _texts() -> dict[str, str]:
-    return yaml_parts("mla_edu.hf", "families.yaml", r"^(\w+): \{")
+    return yaml_parts("mla_edu.hf", "families.yaml", r"^([\w-]+): \{")
+
+
+@functools.cache
+def _remote_texts() -> dict[str, str]:
+    return yaml_parts("mla_edu.hf", "remote.yaml", r"^([\w-]+): \{")
 
 
 def list_families() -> list[str]:
-    """Every ``model_type`` that is known."""
-    return [*_texts(), *SAME_AS]
+    """Every ``model_type`` of transformers that is known, and other names for the same."""
+    return [*_texts(), *(name for name, own in SAME_AS.items() if own in _texts())]
+
+
+def list_remote_families() -> list[str]:
+    """Every ``model_type`` that is known from its makers' own code."""
+    return [*_remote_texts(), *(name for name, own in SAME_AS.items() if own in _remote_texts())]
+
+
+@functools.cache
+def _refused() -> dict[str, str]:
+    reasons: dict[str, list[str]] = load_yaml("mla_edu.hf", "refused.yaml")
+    return {name: reason for reason, names in reasons.items() for name in names}
+
+
+def refusal(name: str) -> str | None:
+    """Why the cache of a family of transformers is not counted; None where it is, or nothing is known of it."""
+    return _refused().get(name)
 
 
 def loadable_families() -> list[str]:
@@ -70,6 +98,7 @@ def loadable_families() -> list[str]:
 
 @functools.cache
 def get_family(name: str) -> Family:
-    """The family of a ``model_type``; ``UNKNOWN`` where transformers 5.23 has none of that name."""
+    """The family of a ``model_type``; ``UNKNOWN`` where nothing is known of it."""
     name = SAME_AS.get(name, name)
-    return Family(**parse_yaml(_texts()[name])[name]) if name in _texts() else UNKNOWN
+    texts = _texts() if name in _texts() else _remote_texts()
+    return Family(**parse_yaml(texts[name])[name]) if name in texts else UNKNOWN

@@ -3,6 +3,7 @@
 Names of dimensions and of layer types are those of transformers' config classes.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 from mla_edu.hf.dimensions import Dimensions
@@ -36,6 +37,8 @@ def elements_per_token(dims: Dimensions, local: bool = False) -> int:
     key and a value per key/value head, whose widths may differ (``v_head_dim``), in local layers too (``swa_...``).
     """
     if dims.is_mla:
+        if local and dims.swa_kv_lora_rank and dims.swa_qk_rope_head_dim is not None:
+            return dims.swa_kv_lora_rank + dims.swa_qk_rope_head_dim
         return dims.need("kv_lora_rank") + dims.need("qk_rope_head_dim")
     key, value = dims.need("head_dim"), dims.v_head_dim
     if local:
@@ -58,6 +61,11 @@ def cache_groups(dims: Dimensions, layers: Mapping[str, int], index_layers: int 
         name = WINDOW_OF[layer_type]
         window = None if name is None else dims.need(name)
         local = window is not None
+        if dims.heads_of_layers:
+            width = elements_per_token(dims) // key_value_heads(dims)
+            for heads, some in Counter(dims.heads_of_layers).items():
+                groups.append(CacheGroup(role="kv", layers=some, elements=heads * width, heads=heads))
+            continue
         elements, heads = elements_per_token(dims, local), key_value_heads(dims, local)
         groups.append(CacheGroup(role="kv", layers=count, elements=elements, window=window, heads=heads))
     if index_layers:
@@ -91,6 +99,10 @@ def state_elements(dims: Dimensions, layers: Mapping[str, int], index_layers: in
     A recurrent layer holds its state and the last inputs of its short convolution. A pooled cache holds the tokens of
     the unfinished block, counted at their most.
     """
+    if dims.conv_kernel_size:  # Inkling: short convolutions of keys, of values, and twice of the residual stream
+        widths = {"hybrid": elements_per_token(dims), "hybrid_sliding": elements_per_token(dims, local=True)}
+        inputs = sum(layers.get(kind, 0) * (width + 2 * dims.need("hidden_size")) for kind, width in widths.items())
+        return inputs * dims.conv_kernel_size
     recurrent = sum(layers.get(layer_type, 0) for layer_type in RECURRENT)
     per_layer = _recurrent_state(dims, "conv" in layers) if recurrent else 0
     if per_layer is None:
@@ -125,6 +137,8 @@ def _recurrent_state(dims: Dimensions, short_convolution_only: bool) -> int | No
     """State of one recurrent layer; which kind it is shows in the names of its dimensions."""
     if short_convolution_only:  # LFM2
         return dims.need("hidden_size") * dims.need("conv_L_cache")
+    if dims.lightning_heads:  # MiniMax: a matrix for each head, of keys by values
+        return dims.lightning_heads * dims.need("head_dim") ** 2
     if dims.linear_num_value_heads:  # gated delta net
         keys = dims.need("linear_num_key_heads") * dims.need("linear_key_head_dim")
         values = dims.linear_num_value_heads * dims.need("linear_value_head_dim")

@@ -9,28 +9,31 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from mla_edu.hf.show import shown
 from mla_edu.validation import load_yaml
 
 
 @functools.cache
 def _known() -> frozenset[str]:
     names = load_yaml("mla_edu.hf", "plain.yaml")
-    return frozenset(itertools.chain(names["read"], *names["harmless"]))
+    return frozenset(itertools.chain(names["read"], *names["harmless"].values()))
 
 
-def check_plain(hf: Mapping[str, Any]) -> None:
-    """Check the file of a family that is not known.
+def plain(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The file of a family that is not known, without what says that something is not there.
 
     Raises:
         ValueError: a name in the file is not known to be harmless, or the number of key/value heads is missing.
     """
-    name, idle = hf["model_type"], set()
-    if hf.get("sliding_window") is None or hf.get("use_sliding_window") is False:
+    name, idle = hf["model_type"], {key for key, value in hf.items() if value is None}
+    idle |= {key for key in ("sliding_window", "sliding_window_size") if hf.get(key) == -1}  # Grok-2: none
+    if "sliding_window" in idle or "sliding_window" not in hf or hf.get("use_sliding_window") is False:
         idle |= {"sliding_window", "use_sliding_window", "max_window_layers"}
     if isinstance(hf.get("layer_types"), list) and set(map(str, hf["layer_types"])) == {"full_attention"}:
         idle |= {"layer_types"}
     for key, value in hf.items():
-        if value is not None and key not in _known() | idle:
-            raise ValueError(f"model_type {name!r} is not known, and {key} = {str(value)[:40]} may change its cache")
+        if key not in _known() | idle:
+            raise ValueError(f"model_type {name!r} is not known, and {key} = {shown(value)[:40]} may change its cache")
     if hf.get("kv_lora_rank") is None and hf.get("num_key_value_heads") is None and hf.get("num_kv_heads") is None:
         raise ValueError(f"model_type {name!r} is not known, and its config.json gives no num_key_value_heads")
+    return {key: value for key, value in hf.items() if key not in idle - {"layer_types"}}

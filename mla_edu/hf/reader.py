@@ -1,19 +1,21 @@
 """From a ``config.json`` to a layer's configuration and a ``ModelSpec``: as transformers 5.23 reads it, or refused."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.hf.attention import attention_config
-from mla_edu.hf.config_file import read_hf_config
-from mla_edu.hf.dimensions import Dimensions, read_dimensions
-from mla_edu.hf.families import UNKNOWN, Family, get_family, loadable_families
+from mla_edu.hf.beside import asked_cache, parameters_beside, published_weights
+from mla_edu.hf.config_file import ConfigFile, Source, is_whole, read_config_file, read_hf_config
+from mla_edu.hf.dimensions import Dimensions
+from mla_edu.hf.families import UNKNOWN, Family, get_family, list_remote_families, loadable_families
+from mla_edu.hf.gather import read_dimensions, unsaid_sizes, without_mla
 from mla_edu.hf.layer_types import index_layers, layer_types
 from mla_edu.hf.layout import NO_ATTENTION, cache_groups, state_elements, state_heads, unfinished_elements
-from mla_edu.hf.plain import check_plain
+from mla_edu.hf.plain import plain
 from mla_edu.hf.spec import ModelSpec
 
 
@@ -57,32 +59,39 @@ class Reading:
         return attention_config(self.hf, self.dims, self.family, self.layers)
 
 
-def read(source: str | Path | Mapping[str, Any]) -> Reading:
+def read(source: Source) -> Reading:
     """What a ``config.json``, its folder or its dict says.
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: ``source`` is none of these, nor a configuration of transformers.
         ValueError: a number is missing, null, of another type or out of range, or the types of the layers are not
             known.
     """
-    hf = read_hf_config(source)
+    return _read(read_hf_config(source))
+
+
+def _read(hf: dict[str, Any]) -> Reading:
     name = hf["model_type"]
     if hf.get("is_encoder_decoder"):
-        raise ValueError(f"{name!r} is an encoder-decoder; expected a decoder-only model")
+        raise ValueError(f"{name!r} is an encoder-decoder, by is_encoder_decoder; expected a decoder-only model")
     family = get_family(name)
     if family is UNKNOWN:
-        check_plain(hf)
+        hf = plain(hf)
+    if hf.get("use_mla") is False:
+        hf, family = without_mla(hf, family)
     dims = read_dimensions(hf, family, name)
     return Reading(hf, name, family, dims, layer_types(dims, family, name))
 
 
-def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLAConfig:
-    """The attention configuration in a Hugging Face ``config.json``, its folder, or its dict.
+def config_from_hf(source: Source) -> GQAConfig | MLAConfig:
+    """The attention configuration in a Hugging Face ``config.json``, its folder, its dict, or of transformers.
 
     A layer does not depend on the number of layers, so the file may leave that out.
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: ``source`` is none of these.
         ValueError: the family's layer is none of ours, a number that it needs is missing, or one is out of range.
     """
     hf = read_hf_config(source)
@@ -90,6 +99,8 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
     family = get_family(name)
     if not family.loads:
         raise ValueError(f"model_type is {name!r}; expected one of {', '.join(loadable_families())}")
+    if hf.get("use_mla") is False:
+        raise ValueError("use_mla is False; expected MLA, which the family's layer is")
     if not {"layer_types", "num_hidden_layers", "num_layers"} & set(hf):
         hf = {**hf, "num_hidden_layers": family.per_block}
     dims = read_dimensions(hf, family, name)
@@ -97,21 +108,24 @@ def config_from_hf(source: str | Path | Mapping[str, Any]) -> GQAConfig | MLACon
     return attention_config(hf, dims, family, Counter(types))
 
 
-def spec_from_hf(source: str | Path | Mapping[str, Any]) -> ModelSpec:
+def spec_from_hf(source: Source) -> ModelSpec:
     """The cache of a model that the registry has never seen, from its Hugging Face ``config.json``.
 
-    Families of ``families.yaml`` are read as transformers 5.23 reads them, with its defaults where the file is silent.
-    Any other is read only where the file itself says everything: multi-head or latent attention over all tokens in
-    every layer, with the number of key/value heads spelt out. The number of parameters is not in such a file.
+    Families of ``families.yaml`` are read as transformers 5.23 reads them, with its defaults where the file is silent;
+    those of ``remote.yaml`` as their makers' code does. Any other is read only where the file itself says everything:
+    multi-head or latent attention over all tokens in every layer, with the number of key/value heads spelt out. The
+    number of parameters is in no such file, but may be in the index of weights beside it.
 
     Args:
-        source: the file, a folder that holds it, or its contents.
+        source: the file, a folder that holds it, its contents, or a configuration of transformers.
 
     Raises:
         FileNotFoundError: there is no such file.
+        TypeError: ``source`` is none of these.
         ValueError: the cache cannot be known from the file; says why.
     """
-    reading = read(source)
+    file = read_config_file(source)
+    reading = _read(file.hf)
     dims, layers, name = reading.dims, reading.layers, reading.name
     if not layers or set(layers) <= {"linear_attention", "conv"}:
         raise ValueError(f"{name!r} has no attention layer; expected at least one, since nothing else caches tokens")
@@ -121,10 +135,18 @@ def spec_from_hf(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         config = reading.config()
     except ValueError as error:
         no_config = str(error)
+    weights, cautions = published_weights(reading.hf), list(_cautions(file, reading))
+    parameters: int | None = None
+    try:
+        parameters = None if file.folder is None else parameters_beside(file.folder, weights)
+    except ValueError as error:
+        cautions.append(f"its parameters are not counted: {error}")
     return ModelSpec(
         name=str(source) if isinstance(source, str | Path) else name,
         title=name,
         kind=kind_of(dims, layers),
+        num_parameters=parameters,
+        weights=weights,
         num_attention_heads=dims.num_attention_heads,
         num_layers=len(reading.types),
         max_position_embeddings=dims.max_position_embeddings,
@@ -137,8 +159,9 @@ def spec_from_hf(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         state_heads=state_heads(dims, layers),
         shared_state_elements=unfinished_elements(dims, layers, indexers),
         status="config",
-        where="the dict" if isinstance(source, Mapping) else str(source),
-        why=_why(name, layers, reading.family is not UNKNOWN),
+        where=file.where,
+        why=_why(reading),
+        cautions=tuple(cautions),
     )
 
 
@@ -153,7 +176,24 @@ def kind_of(dims: Dimensions, layers: Mapping[str, int]) -> Literal["mha", "mqa"
     return "mqa" if dims.num_key_value_heads == 1 else "gqa"
 
 
-def _why(name: str, layers: Mapping[str, int], known: bool) -> str:
-    parts = ", ".join(f"{count} {layer_type.replace('_', ' ')}" for layer_type, count in layers.items())
-    reading = "as transformers 5.23 reads it" if known else "from the numbers that it spells out"
-    return f"config.json of {name!r} read {reading}: {parts} layers."
+def _why(reading: Reading) -> str:
+    parts = ", ".join(f"{count} {layer_type.replace('_', ' ')}" for layer_type, count in reading.layers.items())
+    how = "as transformers 5.23 reads it"
+    if reading.family is UNKNOWN:
+        how = "from the numbers that it spells out"
+    elif reading.name in list_remote_families():
+        how = "as its makers' code reads it"
+    return f"config.json of {reading.name!r} read {how}: {parts} layers."
+
+
+def _cautions(file: ConfigFile, reading: Reading) -> Iterator[str]:
+    """What a reader of the figures should know of the file."""
+    known = reading.family is not UNKNOWN
+    if not known:
+        yield f"family {reading.name!r} is not known: read as attention over all tokens in each of its layers"
+    if file.whole is not None and not is_whole(file.whole):
+        yield f"{file.whole!r} is not known: only its {file.part} is read, a {reading.name!r} model"
+    if unsaid := unsaid_sizes(reading.hf, reading.family):
+        yield f"its config.json gives no {' and no '.join(unsaid)}: those of {reading.name!r} by default"
+    if asked := asked_cache(file.hf, file.folder):
+        yield asked

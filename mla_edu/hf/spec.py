@@ -77,6 +77,7 @@ class ModelSpec(BaseModel):
     sources: tuple[str, ...] = ()
     why: str  # how the cache is counted, and why so
     notes: str | None = None
+    cautions: tuple[str, ...] = ()  # what a reader of its figures should know, each a clause without a full stop
 
     @model_validator(mode="before")
     @classmethod

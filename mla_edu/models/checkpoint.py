@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mla_edu.hf.config_file import read_json_object
+from mla_edu.hf.config_file import INDEX_BYTES, read_json_object
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SCALE = "_scale_inv"  # DeepSeek's fp8: of a weight, one factor for each block
@@ -174,7 +174,7 @@ def _index(folder: Path) -> dict[str, str] | None:
         if not single.is_file():
             raise FileNotFoundError(f"{folder} has neither {single.name} nor {path.name}")
         return None
-    index = read_json_object(path, "an index")
+    index = read_json_object(path, "an index", INDEX_BYTES)
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path}: weight_map is {str(places)[:40]}; expected a file name for each tensor")

@@ -43,8 +43,8 @@ def load_attention(
     Raises:
         FileNotFoundError: ``config.json`` or a safetensors file is missing.
         ValueError: the family is not supported, ``layer`` is out of range or no softmax attention, the index is not
-            one, or a tensor is missing, unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another
-            shape than the configuration asks for.
+            one, a tensor is missing, unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another
+            shape than the configuration asks for, or two are of different formats and ``dtype`` is None.
         ImportError: ``safetensors`` is not installed.
     """
     folder = Path(folder)
@@ -68,6 +68,8 @@ def load_attention(
     else:
         attention = GroupedQueryAttention(config, device="meta")
     _check_fit(weights, attention.state_dict(), f"layer {layer} of {folder}")
+    if dtype is None:
+        _check_one_dtype(weights, f"layer {layer} of {folder}")
     attention.load_state_dict(weights, assign=True)
     return attention.to(dtype) if dtype else attention
 
@@ -203,3 +205,11 @@ def _check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: s
         if weights[name].shape != expected[name].shape:
             found, wanted = list(weights[name].shape), list(expected[name].shape)
             raise ValueError(f"{where}: {name} has shape {found}; expected {wanted}, from the configuration")
+
+
+def _check_one_dtype(weights: dict[str, Tensor], where: str) -> None:
+    """A layer computes in one format; which of two is for the caller to say."""
+    (first, tensor), *rest = sorted(weights.items())
+    for name, other in rest:
+        if other.dtype != tensor.dtype:
+            raise ValueError(f"{where}: {first} is {tensor.dtype} and {name} {other.dtype}; expected one, or a dtype")

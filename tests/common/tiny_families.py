@@ -1,14 +1,18 @@
 """Every family of transformers that we read, small: its configuration, and what its attention layer is made of."""
 
+import copy
 import dataclasses
 import functools
+import importlib
 import json
 import math
+import re
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 TINY = {  # of these, a family gets the numbers that its config class knows
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 6),
@@ -39,10 +43,46 @@ TINY = {  # of these, a family gets the numbers that its config class knows
     "eos_token_id": 2,
 }
 SIX = ["linear_attention", "full_attention"] * 3
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}  # of pictures, in three directions
+TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 SPECIAL = {
     "bamba": {"attn_layer_indices": [1, 3]},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 64},
+    },
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense"] * 6},
     "deepseek_v2": {"topk_method": "greedy"},
+    "dots1": {
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "max_window_layers": 4,
+        "num_key_value_heads": 2,
+    },
+    "dots3_note_text": {
+        "num_key_value_heads": 4,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_kv_lora_rank": 40,
+        "swa_q_lora_rank": 16,
+        "swa_head_dim": 24,
+        "swa_qk_nope_head_dim": 16,
+        "swa_v_head_dim": 16,
+        "moe_shared_expert_intermediate_size": 16,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "sliding_window": 5,
+    },
     "deepseek_v4": {"layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"] * 3},
+    "ernie4_5_vl_moe_text": {"rope_parameters": MROPE | {"mrope_section": [3, 3, 2]}},
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 4, "activation_sparsity_pattern": None},
     "gemma4_text": {
@@ -53,9 +93,33 @@ SPECIAL = {
     },
     "glm5_next_text": {"index_kpool": 4, "qk_rope_head_dim": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
+    "glm4v_moe_text": {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
+    "glm4v_text": {"rope_parameters": MROPE},
+    "glm_ocr_text": {"rope_parameters": MROPE},
+    "paddleocr_vl_text": {"rope_parameters": MROPE},
     "granitemoehybrid": {"layer_types": SIX},
+    "gemma4_unified_text": {
+        "num_hidden_layers": 8,
+        "global_head_dim": 48,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+    },
+    "hrm_text": {"num_hidden_layers": 2, "H_cycles": 2, "L_cycles": 2},
     "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_vl_text": {"head_dim": 16, "rope_parameters": MROPE | {"mrope_section": [2, 2, 2, 2]}},
     "hunyuan_v1_moe": {"head_dim": 16},
+    "inkling2_text": {
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_head_dim": 8,
+        "sliding_window_size": 5,
+    },
+    "inkling_text": {
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_head_dim": 8,
+        "sliding_window_size": 5,
+    },
     "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1},
     "kimi_linear": {
         "linear_attn_config": {
@@ -66,24 +130,51 @@ SPECIAL = {
             "kda_layers": [1, 3, 5],
         }
     },
+    "jetmoe": {"kv_channels": 16},
+    "laguna": {"layer_types": ["full_attention", "sliding_attention"] * 3},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 3},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 3},
     "longcat_flash": {"head_dim": 8, "num_layers": 3, "moe_topk": 2},
+    "mellum": {"layer_types": ["full_attention", "sliding_attention"] * 3},
     "mimo_v2_flash": {"v_head_dim": 8},
+    "minimax_m3_vl_text": {
+        "rotary_dim": 8,
+        "index_block_size": 4,
+        "index_topk_blocks": 2,
+        "sparse_attention_config": {"sparse_attention_freq": [0, 1] * 3, "sparse_index_dim": 12},
+    },
     "ministral": {"head_dim": 16},
     "mixtral": {"sliding_window": 5},
+    "modernbert-decoder": {"local_attention": 10, "cls_token_id": 3, "sep_token_id": 3},
     "nemotron_h": {
         "num_hidden_layers": None,
         "layer_types": ["linear_attention", "moe", "full_attention", "mlp", "linear_attention", "full_attention"],
     },
     "phi3": {"sliding_window": 5},
+    "phi4_multimodal": {
+        "sliding_window": 5,
+        "vision_config": TOWER | {"num_hidden_layers": 1, "image_size": 28, "crop_size": 28},
+        "audio_config": TOWER
+        | {"num_blocks": 1, "nemo_conv_channels": 8, "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16},
+    },
     "qwen2": {"use_sliding_window": True, "max_window_layers": 4},
     "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 4},
     "qwen3_moe": {"use_sliding_window": True},
+    **{
+        name: {"use_sliding_window": True, "max_window_layers": 4, "rope_parameters": MROPE}
+        for name in ("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text")
+    },
     "smollm3": {"use_sliding_window": True, "no_rope_layer_interval": 3},
+    "step3p5": {
+        "layer_types": ["full_attention", "sliding_attention"] * 3,
+        "sliding_window": 5,
+        "num_nextn_predict_layers": 0,
+    },
+    "zamba": {"num_hidden_layers": 9, "n_mamba_heads": 2, "attn_layer_period": 3, "attn_layer_offset": 1},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 3, "mamba_ngroups": 1},
 }
-MODELS = {"glm5_next_text": "Glm5NextTextModel", "mistral4": "Mistral4Model"}  # those that AutoModelForCausalLM lacks
+CAUSAL = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)  # others have a model of the text alone, whose name is
+MODEL = r"\w+TextModel|Mistral4Model"
 
 
 def tiny_config(family: str):
@@ -95,7 +186,7 @@ def tiny_config(family: str):
     if "kv_lora_rank" in values:
         values["num_key_value_heads"] = 4
         values.pop("head_dim", None)
-    return cls(**values | SPECIAL.get(family, {}))
+    return cls(**values | copy.deepcopy(SPECIAL.get(family, {})))  # the classes write into what they are given
 
 
 @functools.cache
@@ -113,9 +204,10 @@ def saved(family: str) -> dict[str, Any]:
 def build(config, device: str = "cpu") -> nn.Module:
     """A model of this configuration with random weights, or without any on ``"meta"``."""
     with torch.device(device):
-        if config.model_type in MODELS:
-            return getattr(transformers, MODELS[config.model_type])(config)
-        return transformers.AutoModelForCausalLM.from_config(config)
+        if config.model_type in CAUSAL:
+            return transformers.AutoModelForCausalLM.from_config(config)
+        module = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))
+        return next(value for name, value in vars(module).items() if re.fullmatch(MODEL, name))(config)
 
 
 @dataclasses.dataclass(frozen=True)

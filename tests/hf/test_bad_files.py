@@ -141,3 +141,34 @@ def test_mistral_files_that_list_two_types_have_no_one_layer():
         config_from_hf(mixed)
     assert config_from_hf(mixed | {"layer_types": ["full_attention"] * 6}).sliding_window is None
     assert config_from_hf(mixed | {"layer_types": ["sliding_attention"] * 6}).sliding_window == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("deepseek_v3", {"qk_rope_head_dim": -64}, "qk_rope_head_dim is -64; expected"),
+        ("deepseek_v3", {"qk_rope_head_dim": 63}, "qk_rope_head_dim is 63; expected an even number"),
+        ("deepseek_v3", {"qk_rope_head_dim": True}, "qk_rope_head_dim is True"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads is 3; expected a divisor of num_attention_heads, 4"),
+        ("llama", {"num_key_value_heads": 100}, "num_key_value_heads is 100; expected a divisor"),
+        ("glm_moe_dsa", {"index_topk_freq": 1.5}, "index_topk_freq is 1.5"),
+        ("glm_moe_dsa", {"index_topk_freq": "8"}, "index_topk_freq is '8'"),
+        *(
+            ("qwen3_next", {"linear_num_value_heads": value}, "linear_num_value_heads is")
+            for value in (0, -1, 1.5, True)
+        ),
+        *(("qwen3_next", {"linear_key_head_dim": value}, "linear_key_head_dim is") for value in (0, -1, 1.5, True)),
+        ("gemma4_text", {"global_head_dim": "8", "per_layer_config": None}, "global_head_dim is '8'"),
+        ("qwen2", {"use_sliding_window": "false"}, "use_sliding_window is 'false'"),
+        ("llama", {"head_dim": 10**13}, "head_dim is 10000000000000; expected"),
+        ("gemma3n_text", {"num_kv_shared_layers": 10**15}, "num_kv_shared_layers is 1000000000000000; expected less"),
+        ("jamba", {"attn_layer_period": 0}, "attn_layer_period is 0"),
+        ("gemma2", {"layer_types": [{}, {}]}, r"layer_types is \[{}, {}\]; expected a valid string"),
+        ("kimi_linear", {"linear_attn_config": 3, "layer_types": None}, "linear_attn_config is 3"),
+        ("deepseek_v4", {"compress_ratios": 4}, "compress_ratios is 4"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_name_of_its_key(family, change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        spec_from_hf(saved(family) | change)
+    one_line(caught.value)

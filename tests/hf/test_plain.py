@@ -16,7 +16,7 @@ from tiny_families import saved
 
 FAMILIES = [name for name in list_families() if name not in SAME_AS]
 NAMES = load_yaml("mla_edu.hf", "plain.yaml")
-HARMLESS = set(itertools.chain(*NAMES["harmless"]))
+HARMLESS = set(itertools.chain(*NAMES["harmless"].values()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,6 +52,35 @@ def test_any_name_that_is_not_known_to_be_harmless_is_refused_by_name(key, value
         spec_from_hf(PLAIN | {key: value})
 
 
+LEAKS = """sparse_attention_config sparse_config attn_type_list attn_layer_indices attention_layers no_attention_layers
+    kv_reuse_layers num_shared_kv_layers num_kv_layers attn_every yoco ssd_layers gla_layers rwkv_layers total_ut_steps
+    num_loops mean_recurrence attention_head_dim kv_channels head_size d_kv hidden_size_per_head k_head_dim
+    value_head_dim kv_latent_dim encoder_hidden_size pruned_heads"""
+
+
+@pytest.mark.parametrize("key", LEAKS.split())
+def test_what_models_call_another_cache_is_refused(key):
+    with pytest.raises(ValueError, match=f"'new_model' is not known, and {key} = 4 may change its cache"):
+        spec_from_hf(PLAIN | {key: 4})
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"num_local_experts": 128, "num_experts_per_tok": 8},  # every mixture of experts
+        {"sliding_window_size": -1},  # Grok-2: none
+        {"sliding_window": -1, "max_window_layers": 3},
+        {"temperature": 0.7, "max_length": 20, "unk_token_id": 0},
+        {"text_config": None, "kv_channels": None},
+    ],
+)
+def test_innocent_names_are_read_past_and_the_answer_says_that_the_family_is_unknown(beside):
+    spec = spec_from_hf(PLAIN | beside)
+    assert spec.cache == spec_from_hf(PLAIN).cache
+    (caution,) = spec.cautions
+    assert caution == "family 'new_model' is not known: read as attention over all tokens in each of its layers"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -78,5 +107,8 @@ def test_harmless_names_are_those_of_families_whose_layers_all_see_every_token()
     files = "_attn_implementation _commit_hash _name_or_path attn_implementation auto_map model_type name_or_path"
     more = "torch_dtype output_attentions quantization_config partial_rotary_factor rope_scaling rope_theta rotary_pct"
     remote = "aux_loss_alpha ep_size moe_layer_freq num_nextn_predict_layers scoring_func seq_aux"  # DeepSeek-V3's own
-    assert theirs | {*files.split(), *more.split(), *remote.split()} >= HARMLESS
-    assert not HARMLESS & set(Dimensions.model_fields)
+    drawing = set(vars(transformers.GenerationConfig()))
+    theirs |= {*files.split(), *more.split(), *remote.split(), *drawing}
+    assert {name for name in HARMLESS - theirs if not name.endswith("_token_id")} == set()
+    # Two that the rules of some families read, and those of full attention do not.
+    assert HARMLESS & set(Dimensions.model_fields) == {"first_k_dense_replace", "num_experts_per_tok"}

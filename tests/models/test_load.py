@@ -129,6 +129,18 @@ def test_dtype_is_the_checkpoints_own_unless_asked_for(llama):
     assert load_attention(llama[0], dtype=torch.bfloat16).q_proj.weight.dtype == torch.bfloat16
 
 
+def test_two_formats_in_a_layer_are_refused_unless_one_is_asked_for(copied):
+    folder, tensors = copied
+    one = next(name for name in tensors if name.endswith("layers.0.self_attn.k_proj.weight"))
+    save_file(tensors | {one: tensors[one].bfloat16()}, folder / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"k_proj.bias is torch.float64 and k_proj.weight torch.bfloat16; expected one"
+    ):
+        load_attention(folder)
+    assert load_attention(folder, dtype=torch.float32).k_proj.weight.dtype == torch.float32
+    assert load_attention(folder, layer=1).k_proj.weight.dtype == torch.float64
+
+
 @pytest.fixture
 def copied(tmp_path, llama):
     """The Llama folder, copied, so that a test may spoil it; with its tensors."""

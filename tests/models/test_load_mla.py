@@ -345,7 +345,7 @@ def test_tensors_that_do_not_fit_are_named(copied, spoil, message):
         ("deepseek_v3", {"model_type": "qwen3"}, "model_type is 'qwen3'; expected one of .*deepseek_v3"),
         ("deepseek_v3", {"kv_lora_rank": None}, "kv_lora_rank is None; expected a positive number"),
         ("deepseek_v3", {"num_hidden_layers": None}, "num_hidden_layers is None; expected a positive number"),
-        ("deepseek_v3", {"rope_parameters": {"rope_type": "spiral"}}, "'spiral'.*'longrope'"),
+        ("deepseek_v3", {"rope_parameters": {"rope_type": "spiral"}}, "'spiral'.*longrope"),
         ("longcat_flash", {"q_lora_rank": None}, "q_lora_rank is None; expected a positive number"),
         ("mistral4", {"rope_parameters": {"rope_type": "default"}}, "llama_4_scaling_beta is None"),
         (
