@@ -15,24 +15,26 @@ if TYPE_CHECKING:
 
     from mla_edu.kernels.offline import KernelReport
 
-GLUON_HEADS = {"bf16": [16, 32, 64, 128], "fp8_mla": [16, 32]}  # what each of its kernels can or should do
+GLUON_HEADS = {"bf16": [16, 32, 64, 128], "fp8_mla": [16, 32]}  # that are shown if none are named
 REACHED = {
     "triton": (
         "The step took 0.9 to 1.7 times as long",
         "as predicted on an H100, fp8 1.3 to 1.7 times: see mla_edu.kernels.forecast.",
     ),
     "gluon": (
-        "An earlier form of the bf16 kernel",
-        "took 1.1 to 1.9 times as long as predicted on an H100; fp8 was never timed: see",
-        "mla_edu.kernels.forecast.",
+        "A step took 1.1 to 1.9 times as",
+        "long as predicted on an H100, by earlier forms of the bf16 kernel; fp8 was never",
+        "timed: see mla_edu.kernels.forecast.",
     ),
-}  # fmt: skip
+}
 
 
 def kernels(
     archs: Annotated[list[str] | None, typer.Argument(help="sm_75 to sm_120, gfx942; all if none is named.")] = None,
     backend: Annotated[str, typer.Option(help="triton, or gluon, which is for sm_90.")] = "triton",
-    heads: Annotated[list[str] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128.")] = None,
+    heads: Annotated[
+        list[str] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128, or Gluon's.")
+    ] = None,
     s_q: Annotated[str, typer.Option(help="New tokens.")] = "1",
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32, fp8_mla; else bf16, or fp16 on sm_75.")] = None,
     page_size: Annotated[str, typer.Option(help="Tokens in a page.")] = "64",

@@ -14,11 +14,12 @@ each of its programs, and takes the longest of
 Where a program asks for a tile only after it has multiplied the last, its own round is latency, load and work one after
 the other, and only other programs fill the gaps.
 
-Where two groups of warps take turns and a third loads (``gluon.seesaw``, whose round is a pair of tiles), loads never
-wait for instructions, and one group multiplies while the other does not, with an exception: between the scores and the
-first weights neither has anything to multiply. So there the work is the instructions of one group, and after them the
-shared memory or the products of both. And each tile of a pair has one place, which is free when its group is done: a
-round cannot be shorter than that group's own work, a latency and the load of a tile one after the other.
+Where two groups of warps take turns and a third loads (``gluon.seesaw``, whose round is a pair of tiles), loads do
+not wait for their instructions, and the products of one cover the instructions of the other, with an exception: between
+the scores and the first weights neither has anything to multiply. So there the work is the instructions of one group,
+and after them the shared memory or the products of both. And each tile of a pair has one place, which is free when its
+group is done: a round cannot be shorter than that group's own work, a latency and the load of a tile one after the
+other.
 
 How far off they are: on an H100 (``mla_edu/bench/measured/first-look-h100.json``) these kernels reached of their
 predicted rates, by heads: bf16 16 0.8, 32 0.8, 64 1.05, 128 0.95; fp8 16 0.7, 128 0.55. At 16 heads of bf16 the memory
