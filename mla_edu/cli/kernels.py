@@ -15,10 +15,26 @@ if TYPE_CHECKING:
 
     from mla_edu.kernels.offline import KernelReport
 
+GLUON_HEADS = {"bf16": [16, 32, 64, 128], "fp8_mla": [16, 32]}  # that are shown if none are named
+REACHED = {
+    "triton": (
+        "The step took 0.9 to 1.7 times as long",
+        "as predicted on an H100, fp8 1.3 to 1.7 times: see mla_edu.kernels.forecast.",
+    ),
+    "gluon": (
+        "A step took 1.1 to 1.9 times as",
+        "long as predicted on an H100, by earlier forms of the bf16 kernel; fp8 was never",
+        "timed: see mla_edu.kernels.forecast.",
+    ),
+}
+
 
 def kernels(
     archs: Annotated[list[str] | None, typer.Argument(help="sm_75 to sm_120, gfx942; all if none is named.")] = None,
-    heads: Annotated[list[str] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128.")] = None,
+    backend: Annotated[str, typer.Option(help="triton, or gluon, which is for sm_90.")] = "triton",
+    heads: Annotated[
+        list[str] | None, typer.Option(help="Query heads, may be repeated; else 16 and 128, or Gluon's.")
+    ] = None,
     s_q: Annotated[str, typer.Option(help="New tokens.")] = "1",
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16, fp32, fp8_mla; else bf16, or fp16 on sm_75.")] = None,
     page_size: Annotated[str, typer.Option(help="Tokens in a page.")] = "64",
@@ -26,7 +42,7 @@ def kernels(
     context: Annotated[str, typer.Option(help="Cached tokens of each.")] = "16k",
 ) -> None:
     """Compile the decode kernel for GPUs that need not be there, and show what the compiler made of it."""
-    counts, num_new = [parse_count(each, "--heads") for each in heads or ("16", "128")], parse_count(s_q, "--s-q")
+    counts, num_new = [parse_count(each, "--heads") for each in heads or ()], parse_count(s_q, "--s-q")
     tokens = parse_count(page_size, "--page-size")
     step = parse_count(batch, "--batch"), parse_count(context, "--context")
     need_torch()
@@ -34,9 +50,9 @@ def kernels(
     from mla_edu.kernels.offline import ARCHITECTURES, Request, compile_reports
 
     requests = [
-        Request(arch, dtype or ("fp16" if arch == "sm_75" else "bf16"), count, num_new, tokens)
-        for arch in archs or ARCHITECTURES
-        for count in counts
+        Request(arch, stored, count, num_new, tokens, backend=backend)
+        for arch in archs or (["sm_90"] if backend == "gluon" else ARCHITECTURES)
+        for stored, count in _cases(backend, arch, dtype, counts)
     ]
     reports, console = compile_reports(requests), Console()
     console.print(_compiled(reports))
@@ -51,12 +67,22 @@ def kernels(
         console.print(predicted)
         _note(console, "Predictions from these counts, in shares of datasheet rates; nothing was timed.")
         _note(console, "needs: bytes in flight for the full bandwidth, bandwidth x latency.")
-        _note(console, f"us: of a whole step of {step[0]} x {step[1]:,} tokens. The step took 0.9 to 1.7 times as long")
-        _note(console, "as predicted on an H100, fp8 1.3 to 1.7 times: see mla_edu.kernels.forecast.")
+        _note(console, f"us: of a whole step of {step[0]} x {step[1]:,} tokens. {REACHED[backend][0]}")
+        for line in REACHED[backend][1:]:
+            _note(console, line)
     at_risk = [each for each in reports if "HGMMA" in each.tensor_core_instructions]
     for version in dict.fromkeys(each.assembler or "" for each in at_risk):
         if known_fault(version):
             _warn(console, at_risk[0].arch, version)
+
+
+def _cases(backend: str, arch: str, dtype: str | None, counts: list[int]) -> list[tuple[str, int]]:
+    """What is compiled for an architecture: dtypes and heads."""
+    if backend == "gluon":
+        dtypes = [dtype] if dtype else ["bf16"] if counts else list(GLUON_HEADS)
+        return [(each, count) for each in dtypes for count in counts or GLUON_HEADS.get(each, [16])]
+    stored = dtype or ("fp16" if arch == "sm_75" else "bf16")
+    return [(stored, count) for count in counts or [16, 128]]
 
 
 def _compiled(reports: "Sequence[KernelReport]") -> "Table":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MATRIX = re.compile(r"\b[A-Z]+MMA\b")
+BOX = 64 * 64 * 2  # bytes of each of the Gluon kernels' TMA copies, which the instruction does not say
 PRODUCT = re.compile(r"[A-Z]+MMA\b|FFMA|HFMA2")
 
 
@@ -30,28 +31,58 @@ def read_loop(cubin: bytes) -> list[str]:
     Raises:
         ValueError: there is none.
     """
+    code = _read_code(cubin)
+    products = [bool(PRODUCT.match(each)) for each in code.instructions]
+    start, end = max(code.innermost(), key=lambda each: (sum(products[each[0] : each[1]]), each[1] - each[0]))
+    return code.instructions[start:end]
+
+
+def read_turns(cubin: bytes) -> tuple[list[list[str]], list[str]]:
+    """Of machine code whose groups of warps take turns: the loop of each group that multiplies, and the loader's.
+
+    Without what a loop jumps over, if it only must where sequences end.
+
+    Raises:
+        ValueError: there is no such loop.
+    """
+    code = _read_code(cubin)
+    loops = [code.without_skipped(*each) for each in code.innermost()]
+    groups = [loop for loop in loops if any(map(MATRIX.match, loop))]
+    loaders = [loop for loop in loops if any(line.startswith("UTMALDG") for line in loop)]
+    if not groups or len(loaders) != 1:
+        raise ValueError(f"cubin has {len(groups)} loops that multiply and {len(loaders)} that load; expected both")
+    return groups, loaders[0]
+
+
+class _Code(NamedTuple):
+    instructions: list[str]
+    jumps: list[tuple[int, int]]  # from the place of an instruction to that of a label
+
+    def innermost(self) -> list[tuple[int, int]]:
+        """First and end of each loop without a loop within."""
+        loops = {(to, at + 1) for at, to in self.jumps if to <= at}
+        if not loops:
+            raise ValueError(f"cubin has {len(self.instructions)} instructions and no jump back; expected a loop")
+        return sorted(each for each in loops if not any(_within(other, each) for other in loops))
+
+    def without_skipped(self, start: int, end: int) -> list[str]:
+        """A loop's instructions, as if each jump forward within it were taken."""
+        skipped = {i for at, to in self.jumps if start <= at < to < end for i in range(at + 1, to)}
+        return [self.instructions[i] for i in range(start, end) if i not in skipped]
+
+
+def _read_code(cubin: bytes) -> _Code:
     labels: dict[str, int] = {}
-    jumps: list[tuple[int, int]] = []
+    targets: list[tuple[int, str]] = []
     instructions: list[str] = []
     for line in _ask_tool("nvdisasm", "-c", cubin).splitlines():
         if label := re.match(r"(\.L_x_\d+):", line):
             labels[label[1]] = len(instructions)
         elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?(.*?)\s*;", line):
+            if jump := re.match(r"BRA.*\((\.L_x_\d+)\)", found[1]):
+                targets.append((len(instructions), jump[1]))
             instructions.append(re.sub(r"\s+[?&].*", "", found[1]))  # some versions add what the scheduler thinks
-            jump = re.match(r"BRA.*\((\.L_x_\d+)\)", found[1])
-            if jump and jump[1] in labels:
-                jumps.append((labels[jump[1]], len(instructions)))
-    if not jumps:
-        raise ValueError(f"cubin has {len(instructions)} instructions and no jump back; expected a loop")
-    products = [bool(PRODUCT.match(each)) for each in instructions]
-    start, end = _innermost(jumps, products)
-    return instructions[start:end]
-
-
-def _innermost(jumps: Sequence[tuple[int, int]], products: Sequence[bool]) -> tuple[int, int]:
-    """Of the loops without a loop within, the one with most products."""
-    inner = [each for each in jumps if not any(_within(other, each) for other in jumps)]
-    return max(inner, key=lambda each: (sum(products[each[0] : each[1]]), each[1] - each[0]))
+    return _Code(instructions, [(at, labels[label]) for at, label in targets if label in labels])
 
 
 def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
@@ -101,6 +132,14 @@ def shared_traffic(loop: Sequence[str], num_warps: int) -> int | None:
         elif MATRIX.match(kind) and kind != "HMMA":
             return None
     return moved
+
+
+class Turn(NamedTuple):
+    """What one of the groups of warps that take turns does, once through its loop."""
+
+    instructions: int  # of one warp
+    flops: int
+    shared_traffic: int  # bytes
 
 
 class Ahead(NamedTuple):
@@ -155,6 +194,50 @@ def read_ahead(loop: Sequence[str], num_threads: int) -> Ahead:
     return Ahead(share, sum(found) / max(len(found), 1), loaded, tuple(waits))
 
 
+class LoopCounts(NamedTuple):
+    """Of the loop over the tiles, or of the loops of warps that take turns."""
+
+    loop_instructions: int  # of one warp; with turns, of one of each group and of the loader
+    executed_flops: int | None  # of all warps of a program; None where the code does not say
+    shared_traffic: int | None  # bytes
+    ahead: Ahead | None  # None where a warp only loads
+    turns: tuple[Turn, ...] = ()
+
+
+def count_loop(cubin: bytes, num_warps: int) -> LoopCounts:
+    """Count the loop of a kernel whose warps all do the same.
+
+    Raises:
+        ValueError: there is none.
+    """
+    loop = read_loop(cubin)
+    flops, moved = matrix_flops(loop, num_warps), shared_traffic(loop, num_warps)
+    return LoopCounts(len(loop), flops, moved, read_ahead(loop, 32 * num_warps))
+
+
+def count_turns(cubin: bytes, num_warps: int) -> LoopCounts:
+    """Count the loops of groups of ``num_warps`` warps that take turns, and of the warp that loads for them.
+
+    Raises:
+        ValueError: a loop is missing, or does not say what it multiplies.
+    """
+    groups, loader = read_turns(cubin)
+    turns = []
+    for loop in groups:
+        flops, moved = matrix_flops(loop, num_warps), shared_traffic(loop, num_warps)
+        if flops is None or moved is None:
+            raise ValueError("a matrix instruction does not say its size; expected wgmma's")
+        turns.append(Turn(len(loop), flops, moved))
+    copied = BOX * sum(line.startswith("UTMALDG") for line in loader)
+    return LoopCounts(
+        sum(each.instructions for each in turns) + len(loader),
+        sum(each.flops for each in turns),
+        sum(each.shared_traffic for each in turns) + copied,
+        None,
+        tuple(turns),
+    )
+
+
 def _ask_tool(name: str, option: str, cubin: bytes) -> str:
     """What one of NVIDIA's tools, which Triton's wheel brings, says of machine code."""
     import triton
@@ -164,3 +247,10 @@ def _ask_tool(name: str, option: str, cubin: bytes) -> str:
         file.flush()
         tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
         return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def read_amdgcn(text: str) -> tuple[int, int, dict[str, int]]:
+    """As ``read_cubin``, of AMD's assembly."""
+    numbers = dict(re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", text))
+    instructions = dict(Counter("MFMA" for _ in re.findall(r"\bv_mfma_", text)))
+    return int(numbers["vgpr_count"]), int(numbers["private_segment_fixed_size"]), instructions

@@ -1,4 +1,4 @@
-"""Compiles ``attend`` for GPUs that are not there, and reads what the compiler made of it.
+"""Compiles stage 1 of a decode step for GPUs that are not there, and reads what the compiler made of it.
 
 Triton's wheel brings NVIDIA's assembler and disassembler, so this runs on any Linux machine. What comes out says
 whether a kernel fits, and what it can have on its way from memory; ``forecast`` makes a prediction of it.
@@ -8,10 +8,8 @@ whether a kernel fits, and what it can have on its way from memory; ``forecast``
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 import pydantic
 
 from mla_edu.cost import fp8_row_bytes
-from mla_edu.kernels.machine_code import Ahead, matrix_flops, read_ahead, read_cubin, read_loop, shared_traffic
+from mla_edu.kernels.machine_code import Ahead, Turn, count_loop, count_turns, read_amdgcn, read_cubin
 from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
 from mla_edu.kernels.tiles import BYTES, REGISTERS, SHARED_LIMIT, Tiles, cdiv
 
@@ -41,7 +39,7 @@ BATCH, PAGES = 9, 99  # any: the compiler sees of them no more than that 16 divi
 
 @dataclass(frozen=True)
 class Request:
-    """What to compile: ``attend`` as ``mla_decode`` would run it, or with another tile."""
+    """What to compile: ``attend`` as ``mla_decode`` would run it, or with another tile; or a Gluon kernel."""
 
     arch: str  # "sm_75" to "sm_120", or "gfx942"
     dtype: str = "bf16"  # of the cache: "bf16", "fp16", "fp32" or "fp8_mla"
@@ -51,13 +49,17 @@ class Request:
     kv_lora_rank: int = 512
     qk_rope_head_dim: int = 64
     tiles: Tiles | None = None  # None for those of ``choose_tiles``
+    backend: str = "triton"  # or "gluon", whose tiles are given
 
     def plan(self) -> Plan:
         """The plan that the GPU of this architecture would follow, in parts.
 
         Raises:
-            ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
+            ValueError: unknown architecture, dtype or backend, a number that is not positive, or a shape that nothing
+                fits.
         """
+        if self.backend not in ("triton", "gluon"):
+            raise ValueError(f"backend is {self.backend!r}; expected 'triton' or 'gluon'")
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"arch is {self.arch!r}; expected {', '.join(ARCHITECTURES)}")
         if self.dtype not in BYTES:
@@ -65,14 +67,37 @@ class Request:
         for name in ("num_heads", "s_q", "page_size", "kv_lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        is_gluon = self.backend == "gluon"
+        tiles, walks = (self._gluon_tiles(), True) if is_gluon else (self.tiles, None)
+        return make_plan(self.shape, GPU(self.arch, SHARED_LIMIT[self.arch], 100), tiles=tiles, walks=walks)
+
+    @property
+    def shape(self) -> Shape:
+        """Of a decode step that the kernel could be compiled in."""
         sizes = (self.s_q, self.num_heads, self.kv_lora_rank, self.qk_rope_head_dim)
-        shape = Shape(BATCH, *sizes, self.dtype, PAGES * self.page_size)
-        return make_plan(shape, GPU(self.arch, SHARED_LIMIT[self.arch], 100), tiles=self.tiles)
+        return Shape(BATCH, *sizes, self.dtype, PAGES * self.page_size)
+
+    def _gluon_tiles(self) -> Tiles:
+        if self.arch != "sm_90":
+            raise ValueError(f"backend 'gluon' needs a GPU of sm_90; arch is {self.arch!r}")
+        if self.tiles is not None:
+            raise ValueError(f"tiles are {self.tiles}; expected None, since those of backend 'gluon' are given")
+        from mla_edu.kernels.launch import TRITON
+
+        if TRITON < (3, 6):
+            raise ValueError(f"backend 'gluon' needs Triton 3.6 or later; this is {'.'.join(map(str, TRITON))}")
+        from mla_edu.kernels.compilation import empty_tensors
+        from mla_edu.kernels.gluon_launch import FEW, PAIR, why_not
+
+        tensors = empty_tensors(self.shape, PAGES)
+        if reason := why_not(*tensors[:3], self.kv_lora_rank):
+            raise ValueError(reason)
+        return PAIR if self.dtype == "bf16" else next(each for each in FEW if each.block_h >= self.num_heads * self.s_q)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={"ser_json_bytes": "base64", "val_json_bytes": "base64"})
 class KernelReport:
-    """What the compiler made of ``attend`` for one architecture."""
+    """What the compiler made of ``attend``, or of a Gluon kernel, for one architecture."""
 
     arch: str
     dtype: str
@@ -92,10 +117,12 @@ class KernelReport:
     qk_rope_head_dim: int = 64
     assembler: str | None = None  # version of the ptxas that made it
     # Of the loop over the tiles; None on AMD's:
-    loop_instructions: int | None = None  # of one warp
+    loop_instructions: int | None = None  # of one warp; of warps that take turns, of one of each group and the loader
     executed_flops: int | None = None  # of a program's matrix units for one tile; None where the code does not say
     shared_traffic: int | None = None  # bytes to and from shared memory, of a program for one tile
-    ahead: Ahead | None = None  # loads that are on their way while a program multiplies
+    ahead: Ahead | None = None  # loads that are on their way while a program multiplies; None where a warp only loads
+    turns: tuple[Turn, ...] = ()  # of each group of warps, where such take turns
+    backend: str = "triton"
 
     @property
     def tile_bytes(self) -> int:
@@ -123,7 +150,7 @@ class KernelReport:
 
     @property
     def instructions_per_token(self) -> float | None:
-        """Of all warps of a program."""
+        """Of all warps of a program, as if each scheduler had as many to issue as the busiest."""
         return self.loop_instructions and self.loop_instructions * self.tiles.num_warps / self.tiles.block_n
 
     @property
@@ -177,10 +204,10 @@ def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
 
     In its own, because Triton compiles only where it was imported without its interpreter.
     """
-    for request in requests:
-        request.plan()
     if importlib.util.find_spec("triton") is None:
         raise ImportError("compiling needs Triton: pip install 'mla-edu[kernels]'")
+    for request in requests:
+        request.plan()
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", __name__]
     child = subprocess.run(command, input=REQUESTS.dump_json(list(requests)), env=environment, capture_output=True)
@@ -190,37 +217,12 @@ def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
 
 
 def _compile(request: Request) -> KernelReport:
-    import torch
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from mla_edu.kernels.assembler import assembler
-    from mla_edu.kernels.kernel import attend
-    from mla_edu.kernels.launch import DTYPES, Results, attend_arguments
+    from mla_edu.kernels.compilation import compile_attend, compile_gluon, empty_tensors
 
-    plan, rank, rope = request.plan(), request.kv_lora_rank, request.qk_rope_head_dim
-    stored = {name: each for each, name in DTYPES.items()}[request.dtype]
-    is_fp8 = stored == torch.uint8
-
-    def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")  # shape and strides, and no memory
-
-    row = fp8_row_bytes(rank, rope) if is_fp8 else rank + rope
-    q = empty(BATCH, request.s_q, request.num_heads, rank + rope, dtype=torch.bfloat16 if is_fp8 else stored)
-    kv_cache = empty(PAGES, request.page_size, row, dtype=stored)
-    table, lens = empty(BATCH, PAGES, dtype=torch.int32), empty(BATCH, dtype=torch.int32)
-    floats = empty(BATCH, dtype=torch.float32)
-    arguments = attend_arguments(
-        q, kv_cache, table, lens, Results(q, floats, floats, floats, lens),
-        kv_lora_rank=rank, sm_scale=0.1, causal=True, plan=plan,
-    )  # fmt: skip
-    options = {name: value for name, value in arguments.items() if name not in attend.arg_names}
-
-    source = ASTSource(attend, *_specialize(attend, arguments))
-    arch = request.arch
-    target = GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
-    compiled = triton.compile(source, target=target, options=options)
+    plan, arch, is_gluon = request.plan(), request.arch, request.backend == "gluon"
+    tensors = empty_tensors(request.shape, PAGES)
+    compiled = compile_gluon(tensors, plan) if is_gluon else compile_attend(tensors, request.kv_lora_rank, plan, arch)
 
     tensor_memory = getattr(compiled.metadata, "tmem_size", None) or 0
     if arch.startswith("sm_"):
@@ -229,23 +231,18 @@ def _compile(request: Request) -> KernelReport:
         per_warp, num_registers = -(-registers * 32 // 256) * 256, REGISTERS
     else:
         binary = compiled.asm["hsaco"]
-        registers, spilled, instructions = _read_amdgcn(compiled.asm["amdgcn"])
+        registers, spilled, instructions = read_amdgcn(compiled.asm["amdgcn"])
         per_warp, num_registers = registers, 4 * 512  # four units with 512 registers for every lane
     loop: dict[str, Any] = {}
     if arch.startswith("sm_"):
-        lines = read_loop(binary)
-        loop = {
-            "assembler": assembler(arch).version,
-            "loop_instructions": len(lines),
-            "executed_flops": matrix_flops(lines, plan.tiles.num_warps),
-            "shared_traffic": shared_traffic(lines, plan.tiles.num_warps),
-            "ahead": read_ahead(lines, 32 * plan.tiles.num_warps),
-        }
+        count = count_turns if is_gluon and request.dtype == "bf16" else count_loop
+        loop = count(binary, plan.tiles.num_warps)._asdict() | {"assembler": assembler(arch).version}
     memory, warps = MULTIPROCESSOR[arch]
+    num_warps = compiled.metadata.num_warps  # those that only load included
     programs = min(
-        num_registers // (per_warp * plan.tiles.num_warps),
+        num_registers // (per_warp * num_warps),
         memory // (compiled.metadata.shared + 1024),
-        warps // plan.tiles.num_warps,
+        warps // num_warps,
         512 // tensor_memory if tensor_memory else warps,
     )
     return KernelReport(
@@ -261,43 +258,13 @@ def _compile(request: Request) -> KernelReport:
         tensor_memory=tensor_memory,
         tensor_core_instructions=instructions,
         programs=programs,
-        occupancy=programs * plan.tiles.num_warps / warps,
+        occupancy=programs * num_warps / warps,
         cubin=binary,
-        kv_lora_rank=rank,
-        qk_rope_head_dim=rope,
+        kv_lora_rank=request.kv_lora_rank,
+        qk_rope_head_dim=request.qk_rope_head_dim,
+        backend=request.backend,
         **loop,
     )
-
-
-def _specialize(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
-    """What Triton derives from the arguments of a launch: types, constants, and what is divisible by 16."""
-    import torch
-
-    pointers = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.uint8: "*u8"}
-    pointers[torch.int32] = "*i32"
-    signature: dict[str, str] = {}
-    constants: dict[Any, Any] = {}
-    attributes: dict[Any, Any] = {}
-    for index, (name, parameter) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):
-        value = arguments[name]
-        divisible = False
-        if name.isupper() or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
-            signature[name], constants[(index,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[name] = pointers[value.dtype]
-            divisible = value.storage_offset() * value.element_size() % 16 == 0
-        else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32"
-            divisible = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
-        if divisible:
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    return signature, constants, attributes
-
-
-def _read_amdgcn(text: str) -> tuple[int, int, dict[str, int]]:
-    numbers = dict(re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", text))
-    instructions = dict(Counter("MFMA" for _ in re.findall(r"\bv_mfma_", text)))
-    return int(numbers["vgpr_count"]), int(numbers["private_segment_fixed_size"]), instructions
 
 
 if __name__ == "__main__":

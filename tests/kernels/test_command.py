@@ -94,6 +94,31 @@ def test_gpus_heads_tokens_and_dtype_are_handed_on(asked):
     assert asked[2:] == [Request("sm_90", "bf16", 16, 1, 16)]
 
 
+def test_gluon_is_compiled_for_hopper_with_what_its_kernels_can_do(asked):
+    lines = run("--backend", "gluon").stdout.splitlines()
+    cases = [("bf16", 16), ("bf16", 32), ("bf16", 64), ("bf16", 128), ("fp8_mla", 16), ("fp8_mla", 32)]
+    assert asked == [Request("sm_90", dtype, heads, backend="gluon") for dtype, heads in cases]
+    found = [line.split()[:3] for line in lines if line.startswith(("h100", "h200"))]
+    assert found == [[gpu, dtype, str(heads)] for dtype, heads in cases for gpu in ("h100", "h200")]
+    text = " ".join(lines)
+    assert "took 1.1 to 1.9 times as long as predicted on an H100, by earlier forms of the bf16 kernel" in text
+    assert "fp8 was never timed" in text and all(len(line) <= 80 for line in lines if "warning" not in line)
+    assert "fp8 1.3 to 1.7" not in text
+    asked.clear()
+    run("sm_90", "--backend", "gluon", "--heads", "8")
+    run("sm_90", "--backend", "gluon", "--dtype", "fp8_mla", "--heads", "8")
+    run("sm_90", "--backend", "gluon", "--dtype", "fp8_mla")
+    assert asked[:2] == [Request("sm_90", dtype, 8, backend="gluon") for dtype in ("bf16", "fp8_mla")]
+    assert [(each.dtype, each.num_heads) for each in asked[2:]] == cases[4:]
+
+
+def test_what_gluon_cannot_do_is_one_line():
+    result = run("sm_80", "--backend", "gluon")
+    assert result.exit_code == 2
+    assert result.stderr == "mla-edu: backend 'gluon' needs a GPU of sm_90; arch is 'sm_80'\n"
+    assert run("--backend", "cuda").stderr == "mla-edu: backend is 'cuda'; expected 'triton' or 'gluon'\n"
+
+
 def test_an_unknown_gpu_is_one_line():
     result = run("sm_70")
     assert result.exit_code == 2

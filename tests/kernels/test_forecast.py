@@ -3,7 +3,7 @@
 import pytest
 
 from mla_edu.kernels.forecast import CHIPS, LAUNCH, forecast, predict_seconds
-from mla_edu.kernels.machine_code import Ahead
+from mla_edu.kernels.machine_code import Ahead, Turn
 from mla_edu.kernels.offline import KernelReport
 from mla_edu.kernels.tiles import Tiles
 
@@ -79,6 +79,53 @@ def test_one_program_issues_and_then_waits_for_its_operands_or_products():
     multiplied = forecast(report(128, 1000, **one, executed=40 * 64 * 64 * 1088, shared_traffic=10**6), "h200")
     products = 40 * 64 * 64 * 1088 / (989.4e12 / 132)
     assert multiplied.round_seconds == pytest.approx(1000 * 8 / 4 / 1.83e9 + products)
+
+
+def in_turns(heads, *turns, loader=0):
+    """A pair of tiles, 128 tokens, by two groups of four warps and a loader."""
+    total = [sum(each) for each in zip(*turns, strict=True)]
+    return report(
+        heads, total[0] + loader, executed=total[1], shared_traffic=total[2], ahead=None, turns=turns, backend="gluon",
+        tiles=Tiles(64, 128, 4, 1),
+    )  # fmt: skip
+
+
+HALF_PAIR = 2 * 64 * 64 * 1088  # of the two groups, each does half of the products
+
+
+def test_one_group_issues_before_both_groups_have_something_to_multiply():
+    hertz, product = 1.83e9, 989.4e12 / 132
+    twice = 2 * HALF_PAIR  # as if all were done twice
+    found = forecast(in_turns(128, Turn(3000, twice, 0), Turn(2800, twice, 0)), "h200")
+    assert found.set_by == "work"
+    assert found.round_seconds == pytest.approx(3000 / hertz + 2 * twice / product)
+    assert found.of_product == pytest.approx(2 * HALF_PAIR / product / found.round_seconds)
+    moved = forecast(in_turns(128, Turn(3000, HALF_PAIR, 500_000), Turn(2800, HALF_PAIR, 500_000)), "h200")
+    assert moved.round_seconds == pytest.approx((3000 + 10**6 / 128) / hertz)
+
+
+@pytest.mark.parametrize(("heads", "row_blocks"), [(64, 1), (128, 2)])
+def test_the_place_of_a_tile_is_used_then_waits_then_is_filled(heads, row_blocks):
+    latency, bandwidth = 2 * 478.8 / 1.755e9, 4.8e12 / 132
+    found = forecast(in_turns(heads, Turn(700, HALF_PAIR, 0), Turn(800, HALF_PAIR, 0)), "h200")
+    assert found.set_by == "waiting"
+    own = 800 / 1.83e9 + HALF_PAIR / (989.4e12 / 132)
+    assert found.round_seconds == pytest.approx(own + latency + TILE / row_blocks / bandwidth)
+
+
+def test_the_memory_or_all_warps_of_a_scheduler_can_be_the_limit_of_turns():
+    few = forecast(in_turns(64, Turn(700, HALF_PAIR, 0), Turn(800, HALF_PAIR, 0)), "h100")
+    assert (few.set_by, few.of_bandwidth) == ("memory", 1.0)
+    many = in_turns(64, Turn(20_000, HALF_PAIR, 0), Turn(20_000, HALF_PAIR, 0), loader=1000)
+    assert forecast(many, "h200").round_seconds == pytest.approx(41_000 / 1.83e9)
+
+
+def test_gluon_walks_from_sequence_to_sequence():
+    """140 sequences of eight pairs are 132 shares of nine; each cut by itself, they would be two rounds of eight."""
+    turns = in_turns(64, Turn(700, HALF_PAIR, 0), Turn(800, HALF_PAIR, 0))
+    latency, a_pair = 2 * 478.8 / 1.755e9, forecast(turns, "h200").round_seconds
+    merged = 4 * 140 * 2 * 64 * 513 / 4.8e12 + 3 * latency
+    assert predict_seconds(turns, "h200", 140, 1024) == pytest.approx(LAUNCH + latency + 9 * a_pair + merged)
 
 
 def test_a_step_is_a_launch_the_longest_share_and_the_merge():

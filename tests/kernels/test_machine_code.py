@@ -3,7 +3,7 @@
 import pytest
 
 from mla_edu.kernels import machine_code
-from mla_edu.kernels.machine_code import matrix_flops, read_ahead, read_loop, shared_traffic
+from mla_edu.kernels.machine_code import Turn, count_turns, matrix_flops, read_ahead, read_loop, shared_traffic
 
 COPY, GROUP = "LDGSTS.E.BYPASS.128 [R3], desc[UR4][R6.64], P1", "LDGDEPBAR"
 HMMA = "HMMA.16816.F32.BF16 R24, R136, R8, R24"
@@ -60,6 +60,27 @@ def test_code_without_a_loop_is_refused(code):
     code(["EXIT", ".L_x_0:"])
     with pytest.raises(ValueError, match="cubin has 1 instructions and no jump back; expected a loop"):
         read_loop(b"")
+
+
+def test_turns_are_the_loops_that_multiply_without_what_they_jump_over_and_the_loaders(code):
+    product = "HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24"
+    at_the_end = ["LDS.128 R4, [R2]", "STS.128 [R2], R4"]  # rows become zero
+    waits = "@!P1 BRA `(.L_x_9)"  # goes out of the loop, and back into it
+    first = [".L_x_0:", product, waits, ".L_x_8:", "@P0 BRA `(.L_x_1)", *at_the_end, ".L_x_1:", "STS R1, [R2]"]
+    second = [".L_x_3:", product, product, "@P0 BRA `(.L_x_3)"]
+    loader = [".L_x_4:", "UTMALDG.2D [UR8], [UR4]", "UTMALDG.2D [UR8], [UR4]", "BRA `(.L_x_4)"]
+    other = [".L_x_5:", "FADD R1, R1, R2", "BRA `(.L_x_5)"]
+    spin = ["EXIT", ".L_x_9:", "SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [UR10], R12", "BRA `(.L_x_8)"]
+    code([*first, product, "@P0 BRA `(.L_x_0)", *loader, *second, *other, *spin])
+    found = count_turns(b"", 4)
+    flops, operands = 2 * 64 * 64 * 16, 2 * (64 + 64) * 16
+    stored = 4 * 32 * 4
+    assert found.turns == (Turn(6, 2 * flops, 2 * operands + stored), Turn(3, 2 * flops, 2 * operands))
+    assert found.executed_flops == 4 * flops and found.loop_instructions == 6 + 3 + 3
+    assert found.shared_traffic == 4 * operands + stored + 2 * 64 * 64 * 2
+    code([*second, "EXIT"])
+    with pytest.raises(ValueError, match="1 loops that multiply and 0 that load; expected both"):
+        count_turns(b"", 4)
 
 
 def test_operations_of_matrix_instructions_are_counted():

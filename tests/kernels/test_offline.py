@@ -140,6 +140,108 @@ def test_a_step_of_one_long_sequence_took_longer_than_predicted(reports):
     assert 1.3 < measured / predicted < 1.5
 
 
+GLUON = [("bf16", 16), ("bf16", 64), ("bf16", 128), ("fp8_mla", 16), ("fp8_mla", 32)]
+
+
+@pytest.fixture(scope="module")
+def gluon():
+    pytest.importorskip("triton.experimental.gluon")
+    return dict(zip(GLUON, compile_reports([Request("sm_90", *each, backend="gluon") for each in GLUON]), strict=True))
+
+
+def test_gluons_kernels_compile_to_what_a_launch_compiles(gluon):
+    rows = [dict(zip(TABLE["gluon"]["columns"], row, strict=True)) for row in TABLE["gluon"]["rows"]]
+    launched = {(row["dtype"], row["num_heads"]): row for row in rows if row["num_splits"] is None and row["s_q"] == 1}
+    compared = [case for case in GLUON if case in launched]
+    assert len(compared) == 3
+    for case in compared:
+        report, before = gluon[case], launched[case]
+        assert report.registers <= before["registers"] and report.spill_bytes <= before["spill_bytes"]
+        assert report.shared_bytes == before["shared_bytes"] <= SHARED_LIMIT["sm_90"]
+        assert report.programs == 1 and report.cubin[:4] == b"\x7fELF"
+
+
+def test_gluons_groups_share_the_products_of_a_pair(gluon):
+    """Each multiplies half; scores by 4 KB of operands an instruction, sums by 8 KB and by 10 where weights are shared.
+
+    The tile itself comes by TMA. What makes rows zero, about 600 instructions of each loop, is for the last tile only.
+    """
+    report = gluon["bf16", 64]
+    first, second = report.turns
+    assert first.flops == second.flops == report.useful_flops / 2 and report.useful_share == 1
+    assert gluon["bf16", 16].useful_share == 0.25
+    operands = 36 * 4096 + 4 * 8192 + 4 * 10_240
+    assert operands <= first.shared_traffic <= 1.06 * operands
+    assert report.shared_traffic == first.shared_traffic + second.shared_traffic + 128 * 1152
+    assert all(600 < each.instructions < 900 for each in report.turns)
+    assert 100 < report.loop_instructions - first.instructions - second.instructions < 300  # of the loader
+    assert report.ahead is None
+
+
+@pytest.mark.parametrize("rows", [16, 32])
+def test_gluons_fp8_kernel_multiplies_no_more_than_it_must_with_a_tile_on_its_way(gluon, rows):
+    report = gluon["fp8_mla", rows]
+    assert report.useful_share == 1 and report.turns == ()
+    assert report.ahead.overlap == 1 and report.bytes_in_flight > 0.9 * report.tile_bytes
+
+
+# What an earlier form of Gluon's bf16 kernel reached of the prediction on an H100: as the docstring of ``forecast``.
+GLUON_REACHED = {(64, 132, 8192): 0.84, (128, 132, 8192): 0.84, (64, 32, 16_384): 0.8, (128, 32, 16_384): 0.8}
+GLUON_SLOWER = {
+    (64, 132, 8192): (1.1, 1.2), (128, 32, 16_384): (1.1, 1.2), (64, 32, 4096): (1.3, 1.4), (128, 32, 4096): (1.3, 1.4),
+    (64, 1, 65_536): (1.6, 1.9), (128, 1, 65_536): (1.6, 1.9), (16, 32, 4096): (1.4, 1.45),
+}  # fmt: skip
+
+
+def timed_of_gluon(heads, batch, context):
+    step = Step(heads=heads, batch=batch, context=context)
+    return read_first_look().times("gluon" if heads == 16 else "gluon-first")[step]
+
+
+@pytest.mark.parametrize("step", GLUON_REACHED)
+def test_gluon_reached_of_its_prediction_what_is_stated(gluon, step):
+    predicted = forecast(gluon["bf16", step[0]], "h100").of_product
+    reached = timed_of_gluon(*step).tflop_per_s * 1e12 / get_gpu("h100").flops["bf16"] / predicted
+    assert reached == pytest.approx(GLUON_REACHED[step], abs=0.04)
+
+
+@pytest.mark.parametrize("step", GLUON_SLOWER)
+def test_gluon_took_longer_than_predicted_as_is_stated(gluon, step):
+    least, most = GLUON_SLOWER[step]
+    heads, batch, context = step
+    predicted = 1e6 * predict_seconds(gluon["bf16", heads], "h100", batch, context)
+    assert least - 0.02 < timed_of_gluon(*step).microseconds / predicted < most + 0.02
+
+
+def test_gluons_fp8_kernel_was_never_timed():
+    """So nothing is said of how far off its predictions are."""
+    look = read_first_look()
+    assert not [each for each in look.timings if "gluon" in each.kernel and each.step.dtype == "fp8_mla"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("sm_80", backend="gluon"), "backend 'gluon' needs a GPU of sm_90; arch is 'sm_80'"),
+        (Request("sm_90", "fp16", backend="gluon"), "backend 'gluon' needs bf16, or the fp8 cache; q is torch.float16"),
+        (Request("sm_90", "fp8_mla", 64, backend="gluon"), "needs 32 rows of queries or fewer with the fp8 cache"),
+        (Request("sm_90", page_size=16, backend="gluon"), "pages of a multiple of 64 tokens; got 16"),
+        (Request("sm_90", tiles=Tiles(64, 64, 4, 2), backend="gluon"), "tiles are .*; expected None, since those of"),
+        (Request("sm_90", backend="cuda"), "backend is 'cuda'; expected 'triton' or 'gluon'"),
+    ],
+)
+def test_what_gluon_cannot_do_is_named_before_anything_is_compiled(request_, message):
+    pytest.importorskip("triton.experimental.gluon")
+    with pytest.raises(ValueError, match=message):
+        compile_reports([request_])
+
+
+def test_gluon_needs_a_triton_that_has_it(monkeypatch):
+    monkeypatch.setattr("mla_edu.kernels.launch.TRITON", (3, 5))
+    with pytest.raises(ValueError, match="backend 'gluon' needs Triton 3.6 or later; this is 3.5"):
+        Request("sm_90", backend="gluon").plan()
+
+
 def test_another_tile_can_be_tried():
     too_few_warps = Tiles(64, 64, 4, 2)
     report = compile_report("sm_90", tiles=too_few_warps)
