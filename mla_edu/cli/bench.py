@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mla_edu.validation import read_text
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def bench_carry(
         raise ValueError(f"--python is {python!r}; expected one like 3.12")
     from mla_edu.bench.carry import download_command, luggage, read_environment
 
-    found = luggage(read_environment(environment.read_text(encoding="utf-8").splitlines()), python)
+    listed = read_text(environment, "a list of packages")
+    found = luggage(read_environment(listed.splitlines()), python)
     for heading, names in (
         ("this package needs", found.ours),
         ("kernels of others", found.others),

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mla_edu.validation import read_text
+
+NAMES = {(list,): "a list", (str,): "a string", (bool,): "true or false", (int, float): "a number", (object,): "null"}
+
 
 def read_hf_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The dictionary of a Hugging Face ``config.json``.
@@ -43,15 +47,23 @@ def read_json_object(path: Path, expected: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        OSError: it cannot be read.
+        ValueError: it is no file, too large, or holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
-    found: object = None
+    return parse_json_object(read_text(path, expected), str(path))
+
+
+def parse_json_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in a text; ``where`` it is from, for the error that says what it holds instead."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        found: object = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is not valid JSON: it is nested too deeply") from None
+    except ValueError:  # the one other thing that Python refuses
+        raise ValueError(f"{where} is not valid JSON: it has a number of more than 4300 digits") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object")
+        kind = next(name for kinds, name in NAMES.items() if isinstance(found, kinds))
+        raise ValueError(f"{where} holds {kind}; expected a JSON object")
     return found
