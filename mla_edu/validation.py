@@ -8,7 +8,7 @@ import reprlib
 import stat
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import IO, TYPE_CHECKING, Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -46,6 +46,12 @@ def shown(value: object) -> str:
         return short.repr(value)
     except ValueError:  # Python writes no integer of more digits
         return "an integer of more than 4300 digits"
+
+
+def kind_of(value: object) -> str:
+    """What a reader of JSON or YAML calls a value."""
+    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -198,14 +204,14 @@ def read_text(path: str | Path, expected: str, limit: int = TEXT) -> str:
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise ValueError(f"{path} is {kind}; expected {expected}")
     with open(path, "rb") as file:
-        data = file.read(limit + 1)
+        return decode(file, str(path), expected, limit)
+
+
+def decode(file: IO[bytes], where: str, expected: str, limit: int = TEXT) -> str:
+    """The text in an open file; raises ``ValueError`` where it is none, or too long."""
+    data = file.read(limit + 1)
     if len(data) > limit:
-        raise ValueError(f"{path} has more than {limit:,} bytes; expected {expected}")
-    return decode(data, str(path), expected)
-
-
-def decode(data: bytes, where: str, expected: str) -> str:
-    """Bytes as a text; raises ``ValueError`` where they are none."""
+        raise ValueError(f"{where} has more than {limit:,} bytes; expected {expected}")
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")

@@ -199,7 +199,7 @@ def refused(result, message=""):
         (["cache"], "Missing argument"),
         (["cache", "deepseek-v3", "--tokens"], "--tokens"),
         (["cache", "deepseek-v3", "--bacth", "1"], "No such option"),
-        (["cache", ""], "no such file"),
+        (["cache", ""], "model is ''; expected a name of the registry, a path to a config.json"),
         (["models", "deepseek-v3"], "unexpected extra argument"),
         (["kernels", "--heads", "many"], "--heads is 'many'; expected a positive number"),
         (["kernels", "--heads", "0"], "--heads is '0'"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mla_edu.cli.show import telling, working
 from mla_edu.validation import read_text
 from mla_edu.words import parse_count
 
@@ -78,7 +79,8 @@ def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None,
     options: dict[str, Any] = {"names": _kernels(listed[-1], list(PEERS))} if listed else {}
     if parts:
         options["folder"] = results
-    found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
+    with telling(f"measuring {len(chosen)} cases"):
+        found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
     verdicts = [f"{goal.text:>13} {goal.title}: {judge(goal, found).text}" for goal in GOALS]
     console = _wide_console()
     print_report(found, console, verdicts)
@@ -106,8 +108,7 @@ def bench_carry(
         raise ValueError(f"--python is {python!r}; expected one like 3.12")
     from mla_edu.bench.carry import download_command, luggage, read_environment
 
-    listed = read_text(environment, "a list of packages")
-    found = luggage(read_environment(listed.splitlines()), python)
+    found = luggage(read_environment(read_text(environment, "a list of packages").splitlines()), python)
     for heading, names in (
         ("this package needs", found.ours),
         ("kernels of others", found.others),
@@ -141,7 +142,8 @@ def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, 
     from mla_edu.bench.report import print_layer_report
     from mla_edu.bench.results import LAYERS
 
-    found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
+    with telling(f"measuring {len(chosen)} cases"):
+        found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
     console = _wide_console()
     print_layer_report(found, console)
     _finish(found, LAYERS, console, None if parts else results)
@@ -213,7 +215,9 @@ def bench_serving(
     from mla_edu.bench import serving
     from mla_edu.bench.report import print_serving_report
 
-    found = serving.run(toy=toy, rounds=rounds, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with working("measuring the engine"):
+        found = serving.run(toy=toy, rounds=rounds, device=device)
     console = _wide_console()
     print_serving_report(found, console)
     if results is not None:
@@ -234,7 +238,8 @@ def bench_distributed(
     from mla_edu.bench import distributed
     from mla_edu.bench.report import print_distributed_report
 
-    found = distributed.run(sizes, toy=toy, rounds=rounds)
+    with working(f"measuring on {ranks} ranks"):
+        found = distributed.run(sizes, toy=toy, rounds=rounds)
     console = _wide_console()
     print_distributed_report(found, console)
     if results is not None:
@@ -248,7 +253,8 @@ def bench_load() -> None:
     from mla_edu.bench.load import measure_load
     from mla_edu.words import size
 
-    found = measure_load()
+    with working("loading a model of 1.2 GB"):
+        found = measure_load()
     typer.echo(
         f"weights {size(found.weights)}, largest tensor {size(found.largest_tensor)}, peak {size(found.peak)}: "
         f"without the largest tensor {found.share:.2f} of the weights"
@@ -266,10 +272,14 @@ def bench_model(
     """Time training and generation of a whole model on the CPU, beside the same model of transformers."""
     need_torch()
     _check_options(None, results)
+    from mla_edu.models.config import read_mapping
+
+    read_mapping(config)  # refused before a line says that it is measured
     from mla_edu.bench import model
     from mla_edu.bench.report import print_model_report
 
-    found = model.run(config, threads=threads)
+    with working(f"measuring the model of {config}"):
+        found = model.run(config, threads=threads)
     console = _wide_console()
     print_model_report(found, console)
     if results is not None:

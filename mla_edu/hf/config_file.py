@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mla_edu.validation import read_text
-
-NAMES = {(list,): "a list", (str,): "a string", (bool,): "true or false", (int, float): "a number", (object,): "null"}
+from mla_edu.validation import kind_of, read_text
 
 
 def read_hf_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +62,5 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     except ValueError:  # the one other thing that Python refuses
         raise ValueError(f"{where} is not valid JSON: it has a number of more than 4300 digits") from None
     if not isinstance(found, dict):
-        kind = next(name for kinds, name in NAMES.items() if isinstance(found, kinds))
-        raise ValueError(f"{where} holds {kind}; expected a JSON object")
+        raise ValueError(f"{where} holds {kind_of(found)}; expected a JSON object")
     return found

@@ -3,7 +3,7 @@
 Triton's wheel brings NVIDIA's assembler and disassembler, so this runs on any Linux machine. What comes out says
 whether a kernel fits, and what it can have on its way from memory; ``forecast`` makes a prediction of it.
 
-``python -m mla_edu.kernels.offline`` reads a list of requests in JSON, and writes a list of reports.
+``python -m mla_edu.kernels.offline`` reads a list of requests in JSON, and writes a report for each, one a line.
 """
 
 import importlib.util
@@ -11,8 +11,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,7 @@ from mla_edu.cost import fp8_row_bytes
 from mla_edu.kernels.machine_code import Ahead, matrix_flops, read_ahead, read_cubin, read_loop
 from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
 from mla_edu.kernels.tiles import BYTES, REGISTERS, SHARED_LIMIT, Tiles, cdiv
+from mla_edu.validation import check_integer
 
 ARCHITECTURES = tuple(SHARED_LIMIT)
 # Of one multiprocessor: shared memory in bytes and warps (CUDA C++ Programming Guide, "Technical Specifications per
@@ -56,15 +59,14 @@ class Request:
         """The plan that the GPU of this architecture would follow, in parts.
 
         Raises:
-            ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
+            ValueError: unknown architecture or dtype, a number that is out of range, or a shape that no tile fits.
         """
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"arch is {self.arch!r}; expected {', '.join(ARCHITECTURES)}")
         if self.dtype not in BYTES:
             raise ValueError(f"dtype is {self.dtype!r}; expected {', '.join(BYTES)}")
         for name in ("num_heads", "s_q", "page_size", "kv_lora_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+            check_integer(name, getattr(self, name), 1, 2**10 if name == "num_heads" else 2**16)
         sizes = (self.s_q, self.num_heads, self.kv_lora_rank, self.qk_rope_head_dim)
         shape = Shape(BATCH, *sizes, self.dtype, PAGES * self.page_size)
         return make_plan(shape, GPU(self.arch, SHARED_LIMIT[self.arch], 100), tiles=self.tiles)
@@ -137,7 +139,7 @@ class KernelReport:
         return round(own + (self.programs - 1) * max(own, self.tile_bytes))
 
 
-REQUESTS, REPORTS = pydantic.TypeAdapter(list[Request]), pydantic.TypeAdapter(list[KernelReport])
+REQUESTS, REPORT = pydantic.TypeAdapter(list[Request]), pydantic.TypeAdapter(KernelReport)
 
 
 def compile_report(
@@ -163,7 +165,7 @@ def compile_report(
         tiles: to be tried; None for the one that ``choose_tiles`` gives.
 
     Raises:
-        ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
+        ValueError: unknown architecture or dtype, a number that is out of range, or a shape that no tile fits.
         ImportError: Triton is not installed.
         RuntimeError: it does not compile; with the compiler's message.
     """
@@ -171,10 +173,14 @@ def compile_report(
     return compile_reports([request])[0]
 
 
-def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
+def compile_reports(requests: Sequence[Request], note: Callable[[int], object] = lambda _: None) -> list[KernelReport]:
     """``compile_report`` for several requests, in one process of its own.
 
     In its own, because Triton compiles only where it was imported without its interpreter.
+
+    Args:
+        requests: what to compile.
+        note: told after each how many are done.
     """
     for request in requests:
         request.plan()
@@ -182,10 +188,22 @@ def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
         raise ImportError("compiling needs Triton: pip install 'mla-edu[kernels]'")
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", __name__]
-    child = subprocess.run(command, input=REQUESTS.dump_json(list(requests)), env=environment, capture_output=True)
-    if child.returncode:
-        raise RuntimeError(f"compiling failed:\n{child.stderr.decode()[-5000:]}")
-    return REPORTS.validate_json(child.stdout)
+    found, pipe = [], subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, env=environment) as child,
+    ):
+        assert child.stdin is not None and child.stdout is not None
+        with suppress(BrokenPipeError):  # a child that ended says why below
+            child.stdin.write(REQUESTS.dump_json(list(requests)))
+            child.stdin.close()
+        for line in child.stdout:
+            found.append(REPORT.validate_json(line))
+            note(len(found))
+        if child.wait():
+            said.seek(0)
+            raise RuntimeError(f"compiling failed:\n{said.read().decode()[-5000:]}")
+    return found
 
 
 def _compile(request: Request) -> KernelReport:
@@ -299,5 +317,6 @@ def _read_amdgcn(text: str) -> tuple[int, int, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    reports = [_compile(request) for request in REQUESTS.validate_json(sys.stdin.buffer.read())]
-    sys.stdout.buffer.write(REPORTS.dump_json(reports))
+    for request in REQUESTS.validate_json(sys.stdin.buffer.read()):
+        sys.stdout.buffer.write(REPORT.dump_json(_compile(request)) + b"\n")
+        sys.stdout.buffer.flush()

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mla_edu.cache.layer import check_config
 from mla_edu.cache.kv import KVCache, PagedKVCache
+from mla_edu.cache.layer import check_config
 from mla_edu.config import GQAConfig
 from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.rotary import Rotary

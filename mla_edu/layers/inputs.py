@@ -61,7 +61,7 @@ def step_of(
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """Raise ``TypeError`` unless ``tokens`` is a tensor, ``ValueError`` unless ``[batch, seq]`` below ``vocab_size``."""
+    """Raise ``TypeError`` unless ``tokens`` is a tensor, ``ValueError`` unless it has ids of the vocabulary."""
     check_tensor("tokens", tokens)
     if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"tokens is {tokens.dtype} of shape {list(tokens.shape)}; expected integers [batch, seq]")

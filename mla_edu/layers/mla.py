@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mla_edu.cache.kv import KVCache, PagedKVCache
-from mla_edu.cache.layer import check_config
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
+from mla_edu.cache.layer import check_config
 from mla_edu.config import MLAConfig
 from mla_edu.cost import cheaper_mode
 from mla_edu.layers.inputs import check_hidden_states, step_of

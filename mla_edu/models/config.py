@@ -8,7 +8,16 @@ from pydantic import Field, field_validator, model_validator
 
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig, MoEConfig
 from mla_edu.hf.model import model_values
-from mla_edu.validation import Checked, Flag, NonNegativeInt, PositiveInt, PositiveNumber, parse_user_yaml, read_text
+from mla_edu.validation import (
+    Checked,
+    Flag,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveNumber,
+    kind_of,
+    parse_user_yaml,
+    read_text,
+)
 
 Mixer = Literal["gqa", "mla", "mamba2"]
 FeedForward = Literal["dense", "moe"]
@@ -141,5 +150,5 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a mapping of names to values")
+        raise ValueError(f"{path} holds {kind_of(values)}; expected a mapping of names to values")
     return values
