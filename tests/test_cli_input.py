@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -325,3 +327,13 @@ def test_any_arguments_are_answered_or_refused(names, options, stdin):
         assert len(answer["models"]) + len(answer["refused"]) == len(set(names)) or len(set(names)) < len(names)
     else:
         assert result.exit_code == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["models"], ["cache", "deepseek-v3", "--json"], ["--version"]], ids=" ".join)
+def test_a_full_disk_is_one_line(arguments):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "mla_edu.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (2, "mla-edu: [Errno 28] No space left on device\n")

@@ -5,7 +5,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
-from rich.console import Console
 
 import mla_edu
 from mla_edu import cost
@@ -15,7 +14,7 @@ from mla_edu.cli.doctor import doctor
 from mla_edu.cli.generate import generate
 from mla_edu.cli.kernels import kernels
 from mla_edu.cli.model import train
-from mla_edu.cli.show import new_table, say
+from mla_edu.cli.show import new_console, new_table, say
 from mla_edu.registry import get_model, list_models
 from mla_edu.words import size
 
@@ -77,4 +76,4 @@ def models() -> None:
         spec = get_model(name)
         parameters = "unknown" if spec.num_parameters is None else f"{spec.num_parameters / 1e9:,.1f} B"
         table.add_row(name, spec.kind, parameters, size(cost.kv_cache_bytes(spec, 1)))
-    Console().print(table)
+    new_console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mla_edu.cli.show import telling, working
+from mla_edu.cli.show import new_console, telling, working
 from mla_edu.validation import read_text
 from mla_edu.words import parse_count
 
@@ -82,7 +82,7 @@ def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None,
     with telling(f"measuring {len(chosen)} cases"):
         found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
     verdicts = [f"{goal.text:>13} {goal.title}: {judge(goal, found).text}" for goal in GOALS]
-    console = _wide_console()
+    console = new_console(120, soft_wrap=True)
     print_report(found, console, verdicts)
     _finish(found, [OURS, GLUON], console, results)
 
@@ -144,7 +144,7 @@ def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, 
 
     with telling(f"measuring {len(chosen)} cases"):
         found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
-    console = _wide_console()
+    console = new_console(120, soft_wrap=True)
     print_layer_report(found, console)
     _finish(found, LAYERS, console, None if parts else results)
 
@@ -182,11 +182,6 @@ def _check_options(seconds: float | None, results: Path | None) -> None:
         raise ValueError(f"--results is {results}; expected a folder that exists and can be written to")
 
 
-def _wide_console() -> Console:
-    console = Console()
-    return Console(width=max(console.width, 120), highlight=False, soft_wrap=True)
-
-
 def _finish(found: "Run", ours: Sequence[str], console: Console, folder: Path | None) -> None:
     """Write the results, and fail if what is ours is wrong or fails anywhere."""
     if folder is not None:
@@ -218,7 +213,7 @@ def bench_serving(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with working("measuring the engine"):
         found = serving.run(toy=toy, rounds=rounds, device=device)
-    console = _wide_console()
+    console = new_console(120, soft_wrap=True)
     print_serving_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
@@ -240,7 +235,7 @@ def bench_distributed(
 
     with working(f"measuring on {ranks} ranks"):
         found = distributed.run(sizes, toy=toy, rounds=rounds)
-    console = _wide_console()
+    console = new_console(120, soft_wrap=True)
     print_distributed_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
@@ -280,7 +275,7 @@ def bench_model(
 
     with working(f"measuring the model of {config}"):
         found = model.run(config, threads=threads)
-    console = _wide_console()
+    console = new_console(120, soft_wrap=True)
     print_model_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
@@ -302,4 +297,4 @@ def bench_latent_width(
         typer.echo(f"{point}, seed {seed}, {steps} steps, rate {rate}: {trial.loss:.3f} nats a byte")
 
     found = width.sweep(results / width.FILE, width.plan(parse_count(seeds, "--seeds")), note)
-    print_width_report(found, _wide_console())
+    print_width_report(found, new_console(120, soft_wrap=True))

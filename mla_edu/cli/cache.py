@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mla_edu import cost
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import new_table, say
+from mla_edu.cli.show import new_console, new_table, say
 from mla_edu.hf import ModelSpec, WeightFormat
 from mla_edu.registry import GPUSpec, get_gpu
 from mla_edu.words import parse_count, parse_parameters, size
@@ -110,7 +110,7 @@ def cache(
         answer = {"gpu": card and card.name, "models": rows, "refused": refused}
         typer.echo(json.dumps(question | answer, indent=2))
     elif rows:
-        console = Console()
+        console = new_console()
         said = f"weights {weights_dtype or 'as published'}"
         console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, {said}", highlight=False)
         _print_models(rows, console)

@@ -12,7 +12,7 @@ from mla_edu import cost
 from mla_edu import doctor as doctors
 from mla_edu.cli.cache import Context, Data, Experts, Gpus, Pipeline, Tensor, read_layout
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import new_table
+from mla_edu.cli.show import new_console, new_table
 from mla_edu.words import parse_count
 
 
@@ -61,7 +61,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(_record(found, reading), indent=2))
     else:
-        _show(found, reading, Console())
+        _show(found, reading, new_console())
 
 
 def _record(found: doctors.Diagnosis, reading: doctors.Reading | None) -> dict[str, object]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
-from mla_edu.cli.show import working
+from mla_edu.cli.show import new_console, working
 from mla_edu.words import digits, size
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def generate(
         typer.echo(
             json.dumps({"prompt": one.prompt, "text": "".join(map(letters, request.output))}, ensure_ascii=False)
         )
-    Console(highlight=False).print(_table(engine, requests, seconds))
+    new_console().print(_table(engine, requests, seconds))
 
 
 def _stream(engine: "Engine", text: "Tokens") -> None:

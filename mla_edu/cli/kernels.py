@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from mla_edu.cli.bench import need_torch
-from mla_edu.cli.show import new_table, working
+from mla_edu.cli.show import new_console, new_table, working
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def kernels(
     ]
     with working(f"kernels to compile: {len(requests)}", len(requests)) as note:
         reports = compile_reports(requests, note)
-    console = Console()
+    console = new_console()
     console.print(_compiled(reports))
     _note(console, "tile: rows of queries x tokens. regs, spill (bytes): per thread. shared (bytes): per block.")
     _note(console, "tensor cores: instructions in the program text, where a loop counts once.")

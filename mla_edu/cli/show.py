@@ -24,6 +24,11 @@ def new_table(heading: str, *others: str) -> Table:
     return table
 
 
+def new_console(columns: int = 80, *, soft_wrap: bool = False) -> Console:
+    """Of at least so many columns: a narrower terminal folds a line, not each of its words."""
+    return Console(width=max(Console().width, columns), highlight=False, soft_wrap=soft_wrap)
+
+
 def say(text: str) -> None:
     """One line on stderr about what is wrong; of a very long one the beginning and the end."""
     line = " ".join(text.split())
