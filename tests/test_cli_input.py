@@ -329,6 +329,23 @@ def test_any_arguments_are_answered_or_refused(names, options, stdin):
         assert result.exit_code == 2
 
 
+SIZES = st.one_of(st.text(), st.from_regex(r"\d{1,400}(\.\d{1,400})? ?[kmgtKMGT]i?[bB]", fullmatch=True))
+COUNTS = st.one_of(st.text(), st.from_regex(r"[1-9]\d{0,15}[km]?", fullmatch=True))
+SHARES = st.one_of(st.text(), st.floats().map(str))
+
+
+@settings(max_examples=100)
+@given(NAMES, SIZES, COUNTS, SHARES)
+def test_the_doctor_answers_or_refuses_any_arguments(name, observed, tokens, tolerance):
+    options = [f"--observed={observed}", f"--tokens={tokens}", f"--tolerance={tolerance}"]
+    for given_options in (options, options[:2]):
+        result = run("doctor", *given_options, "--", name, stdin=json.dumps(LLAMA))
+        if result.exit_code:
+            refused(result)
+        else:
+            assert "expected" in result.stdout and result.stderr == ""
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["models"], ["cache", "deepseek-v3", "--json"], ["--version"]], ids=" ".join)
 def test_a_full_disk_is_one_line(arguments):
