@@ -1,9 +1,14 @@
-"""What every configuration class shares: checked numbers, and errors of one line."""
+"""What every configuration class shares: checked numbers, and errors of one line. How files of a user are read."""
 
+import codecs
 import difflib
+import os
 import re
+import reprlib
+import stat
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -18,15 +23,41 @@ def _even(width: int) -> int:
 # What Python calls by names that a reader of YAML or JSON does not know.
 KINDS = {"tuple_type": "expected a list", "model_type": "expected a mapping of names to values"}
 
+MOST = 2**63 - 1  # what a tensor can count; a product of a few such numbers is still a float
+TEXT = 2**26  # bytes: more than any config.json, index or file of prompts has
+
 # Strict: neither True nor "8" nor 8.0 is the integer 8.
-PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+PositiveInt = Annotated[int, Field(strict=True, gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0, le=MOST)]
 EvenPositiveInt = Annotated[PositiveInt, AfterValidator(_even)]
 EvenNonNegativeInt = Annotated[NonNegativeInt, AfterValidator(_even)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
 NonNegativeNumber = Annotated[Number, Field(ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+def shown(value: object) -> str:
+    """``repr`` of a bad value in at most a line, however long or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxdict = 3, 10, 10
+    short.maxstring, short.maxother, short.maxlong = 200, 200, 60
+    try:
+        return short.repr(value)
+    except ValueError:  # Python writes no integer of more digits
+        return "an integer of more than 4300 digits"
+
+
+def kind_of(value: object) -> str:
+    """What a reader of JSON or YAML calls a value."""
+    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is True or False: ``"no"`` would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {shown(value)}; expected True or False")
 
 
 def check_integer(name: str, value: object, lowest: int = 1, highest: int | None = None) -> int:
@@ -45,7 +76,7 @@ def check_integer(name: str, value: object, lowest: int = 1, highest: int | None
     expected = "a positive integer" if lowest == 1 else f"an integer of at least {lowest:,}"
     if highest is not None:
         expected = f"an integer from {lowest:,} to {highest:,}"
-    raise ValueError(f"{name} is {value!r}; expected {expected}")
+    raise ValueError(f"{name} is {shown(value)}; expected {expected}")
 
 
 class Checked(BaseModel):
@@ -60,6 +91,13 @@ class Checked(BaseModel):
                 super().__init__(**values)
             except ValidationError as error:
                 raise ValueError(f"{type(self).__name__}: {describe(error, type(self))}") from None
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError:
+                kind = type(self).__name__
+                raise ValueError(f"{name} of a {kind} cannot be changed; expected a new {kind}") from None
 
 
 def describe(error: ValidationError, model: type[BaseModel] | None = None) -> str:
@@ -78,7 +116,7 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
             message = _nearest(fault["loc"], model)
         whole = fault["type"] == "missing" or isinstance(fault["input"], dict)
         message = "missing" if fault["type"] == "missing" else message
-        given = name and (f"{name}: " if whole else f"{name} is {fault['input']!r}; ")
+        given = name and (f"{name}: " if whole else f"{name} is {shown(fault['input'])}; ")
         lines.append(given + message)
     return "; ".join(lines)
 
@@ -95,25 +133,98 @@ def _nearest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     return f"no such name; did you mean {near[0]}?" if near else f"no such name; expected one of {', '.join(known)}"
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C, ten times faster
-    """A safe loader that refuses a name given twice, of which YAML would keep the last."""
+class _OnceEach:
+    """A loader that refuses a name given twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise yaml.MarkedYAMLError(problem=f"{twice} is given twice", problem_mark=node.start_mark)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
         return found
 
 
+class _Loader(_OnceEach, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C, ten times faster
+    """For the package's own files."""
+
+
+class _UserLoader(_OnceEach, yaml.SafeLoader):
+    """For files of a user: nesting that is too deep ends in an error, where C would end the process."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them stand for gigabytes
+            raise yaml.YAMLError("it has an alias; expected values in its place")
+        return super().compose_node(parent, index)
+
+
 def parse_yaml(text: str) -> Any:
-    """The contents of a YAML text.
+    """The contents of a YAML text of the package.
 
     Raises:
         yaml.YAMLError: it is not YAML, or a mapping has a name twice.
     """
     return yaml.load(text, Loader=_Loader)
+
+
+def parse_user_yaml(text: str) -> Any:
+    """The contents of a YAML text of a user.
+
+    Raises:
+        ValueError: it is not YAML, is nested too deeply, has an alias, or a mapping has a name twice.
+    """
+    try:
+        return yaml.load(text, Loader=_UserLoader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def read_text(path: str | Path, expected: str, limit: int = TEXT) -> str:
+    """The text of a user's file, in UTF-8 or, with its mark, in UTF-16 as Windows writes it.
+
+    Args:
+        path: of the file.
+        expected: what the error says where it is something else.
+        limit: most bytes that it may have; no more are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+        ValueError: it is a folder or a device, too large, or no text.
+    """
+    with open_file(path, expected) as file:
+        return decode(file, str(path), expected, limit)
+
+
+def open_file(path: str | Path, expected: str) -> IO[bytes]:
+    """A user's file, open; raises as ``read_text`` does where there is none or it is a folder or a device."""
+    try:
+        mode = os.stat(path).st_mode
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # a name that no file can have, too
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise ValueError(f"{path} is {kind}; expected {expected}")
+    return open(path, "rb")
+
+
+def decode(file: IO[bytes], where: str, expected: str, limit: int = TEXT) -> str:
+    """The text in an open file; raises ``ValueError`` where it is none, or too long."""
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{where} has more than {limit:,} bytes; expected {expected}")
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError(f"{where} is not a text in UTF-8; expected {expected}")
+    return text
 
 
 def load_yaml(package: str, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Numbers in words, as the command line, the tables and the widgets write them; ``words.js`` does the same."""
 
 import re
+from decimal import Decimal
 
 
 def digits(number: float) -> str:
@@ -29,6 +30,19 @@ def percent(share: float) -> str:
 def ratio(number: float) -> str:
     """How many times: 53x, 1.9x, 0.75x."""
     return f"{number:.0f}x" if number >= 9.95 else f"{number:#.2g}x"
+
+
+def parse_parameters(text: str, option: str) -> int:
+    """``"8b"`` (8 000 000 000), ``"1.7B"``, ``"270m"`` or the number itself: parameters, in powers of 1000.
+
+    Raises:
+        ValueError: anything else, zero, a fraction, and more than 10**15.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,12})?)([kmbt]?)", text.strip().casefold(), flags=re.ASCII)
+    number = match and Decimal(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[match[2]]
+    if number is None or number != int(number) or not 1 <= number <= 10**15:
+        raise ValueError(f"{option} is {text!r}; expected a number of parameters such as 8b, 1.7b or 270m")
+    return int(number)
 
 
 def parse_count(text: str, option: str) -> int:

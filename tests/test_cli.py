@@ -138,6 +138,11 @@ def test_the_table_fits_80_columns_with_the_longest_name():
     assert longest in result.stdout and "1 GB = 10**9 bytes" in result.stdout
 
 
+def test_a_narrow_terminal_folds_lines_and_not_names():
+    shown = run("cache", "deepseek-v3", "llama-3.1-405b", columns=30).stdout
+    assert "deepseek-v3  " in shown and "llama-3.1-405b  " in shown and "per sequence" in shown
+
+
 def test_models_lists_the_registry():
     result = run("models")
     assert result.exit_code == 0
@@ -199,7 +204,7 @@ def refused(result, message=""):
         (["cache"], "Missing argument"),
         (["cache", "deepseek-v3", "--tokens"], "--tokens"),
         (["cache", "deepseek-v3", "--bacth", "1"], "No such option"),
-        (["cache", ""], "no such file"),
+        (["cache", ""], "model is ''; expected a name of the registry, a path to a config.json"),
         (["models", "deepseek-v3"], "unexpected extra argument"),
         (["kernels", "--heads", "many"], "--heads is 'many'; expected a positive number"),
         (["kernels", "--heads", "0"], "--heads is '0'"),

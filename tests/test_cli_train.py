@@ -92,9 +92,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, file):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "run.yaml holds a NoneType; expected a mapping of names to values"),
+        (b"", "run.yaml holds null; expected a mapping of names to values"),
         (b"- model\n- train\n", "run.yaml holds a list; expected a mapping of names to values"),
-        (bytes(range(256)), "run.yaml is not YAML: "),
+        (bytes(range(256)), "run.yaml is not a text in UTF-8; expected a YAML file"),
         (b"model: [\n", "run.yaml is not YAML: "),
         (b"model: !!python/object/apply:os.system [ls]\n", "run.yaml is not YAML: "),
         (b"train: {num_steps: 1}\n", "run.yaml: RunConfig: model: missing"),
@@ -123,7 +123,7 @@ def test_bad_options_are_one_line(tmp_path, file, arguments, message):
 def test_a_folder_or_nothing_is_no_file(tmp_path):
     check_refused(train(tmp_path, "--out", tmp_path / "run"), "is a folder; expected a YAML file", tmp_path)
     missing = tmp_path / "no.yaml"
-    check_refused(train(missing, "--out", tmp_path / "run"), "no.yaml is not there; expected a YAML file", tmp_path)
+    check_refused(train(missing, "--out", tmp_path / "run"), "no.yaml: no such file; expected a YAML file", tmp_path)
 
 
 def check_refused(result, message, tmp_path):

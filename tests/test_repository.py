@@ -14,9 +14,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mla_edu
+from execute_notebooks import chapters
 from mla_edu.bench.results import layer_steps, measured, measured_gpus
 from mla_edu.bench.serving_results import ServingResults
 from mla_edu.book.readme import measured_table
+from mla_edu.cost import kv_cache_bytes
+from mla_edu.words import size
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -54,6 +57,8 @@ def test_version_is_the_same_everywhere():
     assert yaml.safe_load(read("CITATION.cff"))["version"] == mla_edu.__version__
     assert re.search(r"^## \[(.+?)\]", read("CHANGELOG.md"), flags=re.MULTILINE)[1] == mla_edu.__version__
     assert set(re.findall(r"@v(\d+\.\d+\.\d+)", read("README.md"))) == {mla_edu.__version__}
+    assert "tag=v$version" in read(".github/workflows/release.yml")  # what README and the chapters install
+    assert "before that version is released: @main" in read("README.md")
 
 
 def test_version_can_be_read_without_importing_the_package():
@@ -79,18 +84,73 @@ def test_every_address_of_the_repository_is_the_configured_one():
     assert mentions >= 3
 
 
+def test_address_of_the_book_is_where_the_workflow_puts_it():
+    owner, name = yaml.safe_load(read("_config.yml"))["repository"]["url"].split("/")[-2:]
+    address = f"https://{owner}.github.io/{name}/"
+    for text in ("README.md", "PACKAGE.md", "pyproject.toml"):
+        assert set(re.findall(r"https://[\w-]+\.github\.io/[\w-]*/?", read(text))) == {address}, text
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    published = [step.get("with", {}).get("path") for step in jobs["book"]["steps"]]
+    assert "_build/html" in published and "deploy-pages" in str(jobs["publish"])
+
+
+def test_readme_opens_every_chapter_here_and_on_colab():
+    repository = yaml.safe_load(read("_config.yml"))["repository"]
+    colab = f"https://colab.research.google.com/github/{'/'.join(repository['url'].split('/')[-2:])}"
+    wanted = [
+        f"(book/{path.name})** ([Colab]({colab}/blob/{repository['branch']}/book/{path.name})):" for path in chapters()
+    ]
+    assert len(wanted) > 1
+    places = [read("README.md").find(each) for each in wanted]
+    assert -1 not in places, wanted[places.index(-1)]
+    assert places == sorted(places) and read("README.md").count("[Colab](") == len(wanted)
+
+
+def test_readme_shows_the_explorer_in_both_colour_schemes():
+    (picture,) = re.findall(r"<picture>.*?</picture>", read("README.md"), flags=re.DOTALL)
+    dark, light = re.findall(r'(?:srcset|src)="([^"]+)"', picture)
+    assert 'media="(prefers-color-scheme: dark)" srcset="book/figures/explorer-dark.png"' in picture
+    sizes = []
+    for name in (light, dark):
+        data = (ROOT / name).read_bytes()
+        assert data.startswith(b"\x89PNG") and len(data) < 150_000
+        sizes.append(data[16:24])  # width and height
+    assert sizes[0] == sizes[1]
+    widths = int.from_bytes(sizes[0][:4]), int(re.search(r'width="(\d+)"', picture)[1])
+    assert widths[0] == 2 * widths[1]
+    tokens = 131_072
+    for model in ("deepseek-v3", "llama-3.1-405b"):
+        assert size(kv_cache_bytes(model, tokens)) in re.search(r'alt="([^"]+)"', picture)[1]
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_to_files_lead_to_files(name):
-    for target in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+    targets = re.findall(r"\]\(([^)\s]+)\)", read(name)) + re.findall(r'(?:src|srcset|href)="([^"]+)"', read(name))
+    for target in targets:
         if not target.startswith(("http://", "https://", "#")):
             assert (ROOT / target.split("#")[0]).is_file(), target
 
 
-def test_readme_code_runs():
+def run_code(name):
+    """What the Python of a text leaves behind, and the shape of ``y`` after each block."""
     names, shapes = {}, []
-    for code in re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL):
+    for code in re.findall(r"```python\n(.*?)```", read(name), flags=re.DOTALL):
         exec(code, names)
         shapes.append(tuple(names["y"].shape))
+    return names, shapes
+
+
+def test_what_the_index_of_packages_shows_stands_alone():
+    name = PROJECT["project"]["readme"]
+    targets = re.findall(r"\]\(([^)\s]+)\)", read(name))
+    assert targets and all(target.startswith("https://") for target in targets)
+    assert f'pip install "{PROJECT["project"]["name"]}[hf,kernels,widgets]"' in read(name)
+    assert {"hf", "kernels", "widgets"} <= set(PROJECT["project"]["optional-dependencies"])
+    assert run_code(name)[1] == [(1, 1, 512)]
+
+
+def test_readme_code_runs():
+    names, shapes = run_code("README.md")
     assert shapes[:2] == [(1, 1, 512), (2, 1, 512)]
     assert len(names["tokens"]) == 8
     assert names["cache"].length == 8
@@ -267,3 +327,12 @@ def test_licences_are_there_in_full():
 def test_no_large_files():
     for path in tracked_files():
         assert path.stat().st_size <= 1.5e6, path
+
+
+def test_what_tools_leave_in_a_folder_makes_no_book_stale(pytestconfig):
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "book" / "conftest.py"))
+    if conftest is None:
+        pytest.skip("the tests of the book are not among those that run")
+    for name in ("book/.ruff_cache/CACHEDIR.TAG", "mla_edu/__pycache__/cost.pyc", "book/.ipynb_checkpoints/a.ipynb"):
+        assert conftest.is_made_by_a_tool(ROOT / name)
+    assert not conftest.is_made_by_a_tool(ROOT / "book" / "index.md")

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -48,13 +49,27 @@ def wheel(tmp_path_factory):
     if "WHEEL" in os.environ:
         return Path(os.environ["WHEEL"]).resolve()
     folder = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "PACKAGE.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "mla_edu", folder / "mla_edu", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(
         [*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", folder, "-w", folder], check=True
     )
     return next(folder.glob("*.whl"))
+
+
+def test_the_source_archive_holds_what_builds_the_wheel_and_no_part_of_the_tests(tmp_path):
+    for name in ("pyproject.toml", "PACKAGE.md", "MANIFEST.in", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "mla_edu", tmp_path / "mla_edu", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_any.py").touch()  # which setuptools takes along, unless it is told not to
+    code = "import setuptools.build_meta as backend; print(backend.build_sdist('.'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"PKG-INFO", "PACKAGE.md", "LICENSE", "pyproject.toml", "mla_edu/registry/models.yaml"} <= names
+    assert not [name for name in names if name.startswith("tests")]
 
 
 def requirements(name, extras):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mla_edu.cache.layer import LayerCache, check_config, check_table
+from mla_edu.cache.layer import LayerCache, check_config, check_dtype, check_table
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable
 from mla_edu.config import GQAConfig, MLAConfig
@@ -21,6 +21,7 @@ class KeysAndValues(LayerCache):
     config: GQAConfig | MLAConfig
 
     def __init__(self, config: GQAConfig | MLAConfig, table: SequenceTable, dtype: torch.dtype):
+        check_dtype(dtype)
         self.config = config
         if isinstance(config, MLAConfig):
             heads, widths = config.num_attention_heads, (config.qk_head_dim, config.v_head_dim)
@@ -86,8 +87,8 @@ class KVCache(KeysAndValues):
         values: likewise, as wide as the layer's values.
 
     Raises:
-        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
-        ValueError: a size is not positive.
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``dtype`` none.
+        ValueError: a size is not positive, or ``dtype`` is not one that a layer computes in.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class PagedKVCache(KeysAndValues):
         values: likewise, as wide as the layer's values.
 
     Raises:
-        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``table`` not a ``PageTable``.
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, ``table`` not a ``PageTable``, or
+            ``dtype`` none.
+        ValueError: ``dtype`` is not one that a layer computes in.
     """
 
     def __init__(self, config: GQAConfig | MLAConfig, table: PageTable, dtype: torch.dtype = torch.bfloat16):

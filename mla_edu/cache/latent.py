@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mla_edu.cache.layer import LayerCache, check_config, check_table
+from mla_edu.cache.layer import LayerCache, check_config, check_dtype, check_table
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable, Step
 from mla_edu.config import MLAConfig
@@ -73,8 +73,8 @@ class LatentCache(Latents):
         rows: the memory, ``[batch, max_seq_len, kv_lora_rank + qk_rope_head_dim]``.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``.
-        ValueError: a size is not positive.
+        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` none.
+        ValueError: a size is not positive, or ``dtype`` is not one that a layer computes in.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class LatentCache(Latents):
         table: SequenceTable | None = None,
     ):
         check_config(config, MLAConfig)
+        check_dtype(dtype)
         table = table or SequenceTable(batch_size, max_seq_len, device)
         shape = (*table.memory_shape, config.elements_per_token)
         self.rows = torch.empty(shape, dtype=dtype, device=table.seq_lens.device)
@@ -134,8 +135,8 @@ class PagedLatentCache(Latents):
             in fp8, 656 bytes for DeepSeek-V3.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``, or ``table`` not a ``PageTable``.
-        ValueError: ``config`` does not fit the fp8 layout, or an unknown backend.
+        TypeError: ``config`` is not an ``MLAConfig``, ``table`` not a ``PageTable``, or ``dtype`` none.
+        ValueError: ``config`` does not fit the fp8 layout, or an unknown ``dtype`` or backend.
     """
 
     table: PageTable
@@ -145,6 +146,7 @@ class PagedLatentCache(Latents):
     ):
         check_config(config, MLAConfig)
         check_table(table)
+        check_dtype(dtype, torch.uint8)
         check_backend(backend)
         self.backend: Backend = backend
         self.is_fp8 = dtype == torch.uint8

@@ -9,6 +9,9 @@ from torch import Tensor
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.table import SequenceTable, Step
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
+from mla_edu.validation import shown
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # what layers compute in
 
 
 class LayerCache:
@@ -90,6 +93,24 @@ def check_config(config: object, *kinds: type) -> None:
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"config is a {type(config).__name__}; expected a {expected}")
+
+
+def check_dtype(dtype: object, *further: torch.dtype) -> None:
+    """Raise an error unless a cache can hold numbers of this dtype.
+
+    Args:
+        dtype: of the cache.
+        further: what it can hold besides what a layer computes in.
+
+    Raises:
+        TypeError: it is no ``torch.dtype``.
+        ValueError: it is another one.
+    """
+    known = (*FLOATS, *further)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is {shown(dtype)}; expected a torch.dtype such as torch.bfloat16")
+    if dtype not in known:
+        raise ValueError(f"dtype is {dtype}; expected {', '.join(map(str, known[:-1]))} or {known[-1]}")
 
 
 def check_table(table: object) -> None:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mla_edu.cache.layer import LayerCache, check_config
+from mla_edu.cache.layer import LayerCache, check_config, check_dtype
 from mla_edu.cache.table import SequenceTable
 from mla_edu.config import Mamba2Config
 
@@ -21,13 +21,15 @@ class StateCache(LayerCache):
         dtype: of the convolution's inputs; the state is at least float32.
 
     Raises:
-        TypeError: ``config`` is not a ``Mamba2Config``.
+        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` none.
+        ValueError: ``dtype`` is not one that a layer computes in.
     """
 
     config: Mamba2Config
 
     def __init__(self, config: Mamba2Config, table: SequenceTable, dtype: torch.dtype = torch.bfloat16):
         check_config(config, Mamba2Config)
+        check_dtype(dtype)
         device, wide = table.seq_lens.device, torch.promote_types(dtype, torch.float32)
         rows = (2, table.batch_size)
         self.config = config

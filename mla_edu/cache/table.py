@@ -12,13 +12,17 @@ A layer that is called outside a step makes one of its own. Within a step nothin
 nothing copied to it, so that a step over pages can be captured as a CUDA graph.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Int, Int32
 from torch import Tensor
+
+from mla_edu.validation import check_integer, shown
 
 
 class Step:
@@ -134,11 +138,12 @@ class SequenceTable:
         """
         if self._steps:
             raise ValueError("a step is under way; expected steps after it")
-        self.check_sequences([sequence for _, sequences in groups for sequence in sequences])
-        steps = [Step(self, sequences, num_new) for num_new, sequences in groups]
+        groups = [(check_integer("num_new", num_new, 0), self.check_sequences(these)) for num_new, these in groups]
+        self.check_sequences([sequence for _, these in groups for sequence in these])
+        steps = [Step(self, these, num_new) for num_new, these in groups]
         for step in steps:
             for sequence, length in zip(step.sequences, step.lengths, strict=True):
-                if step.num_new < 0 or length > self.max_seq_len:
+                if length > self.max_seq_len:
                     raise ValueError(
                         f"{step.num_new} new tokens after {self.lengths[sequence]} cached ones of sequence {sequence}; "
                         f"expected at most max_seq_len = {self.max_seq_len} in all"
@@ -180,12 +185,10 @@ class SequenceTable:
         Raises:
             ValueError: ``length`` is negative, a sequence is unknown or named twice, or a step is under way.
         """
-        if length < 0:
-            raise ValueError(f"length is {length}; expected at least 0")
+        check_integer("length", length, 0)
         if self._steps:
             raise ValueError("a step is under way; expected truncate after it")
-        self.check_sequences(sequences)
-        chosen = range(self.batch_size) if sequences is None else sequences
+        chosen = range(self.batch_size) if sequences is None else self.check_sequences(sequences)
         longer = [sequence for sequence in chosen if self.lengths[sequence] > length]
         for sequence in longer:
             self.lengths[sequence] = length
@@ -195,13 +198,23 @@ class SequenceTable:
             self.seq_lens[longer] = length
         self._release(longer)
 
-    def check_sequences(self, sequences: Sequence[int] | None) -> None:
-        """Raise ``ValueError`` unless all are there and each is named once."""
-        for sequence in () if sequences is None else sequences:
+    def check_sequences(self, sequences: Sequence[int]) -> list[int]:
+        """The sequences as a list of their numbers.
+
+        Raises:
+            TypeError: they are no sequence of integers.
+            ValueError: one of them is unknown, or named twice.
+        """
+        try:
+            found = [as_integer(each) for each in sequences]
+        except TypeError:
+            raise TypeError(f"sequences is {shown(sequences)}; expected integers, each once") from None
+        for sequence in found:
             if not 0 <= sequence < self.batch_size:
                 raise ValueError(f"sequence is {sequence}; expected 0 to {self.batch_size - 1}")
-        if sequences is not None and len(set(sequences)) != len(sequences):
-            raise ValueError(f"sequences is {list(sequences)}; expected each once")
+        if len(set(found)) != len(found):
+            raise ValueError(f"sequences is {found}; expected each once")
+        return found
 
     def write(self, memory: Tensor, new: Tensor) -> None:
         """Put the new tokens of the step under way into a layer's memory, ``[*memory_shape, ...]``."""
@@ -231,18 +244,23 @@ class SequenceTable:
     def _release(self, sequences: Sequence[int]) -> None:
         """Give back the room past the lengths of some sequences; a row of memory keeps it."""
 
-    @staticmethod
-    def _check_same(running: Step, num_new: int, sequences: Sequence[int] | None) -> None:
+    def _check_same(self, running: Step, num_new: int, sequences: Sequence[int] | None) -> None:
         if num_new != running.num_new:
             raise ValueError(f"num_new is {num_new}; expected {running.num_new}, as in the step under way")
-        if sequences is not None and tuple(sequences) != running.sequences:
-            raise ValueError(
-                f"sequences is {list(sequences)}; expected {list(running.sequences)}, as in the step under way"
-            )
+        if sequences is None:
+            return
+        if (found := self.check_sequences(sequences)) != list(running.sequences):
+            raise ValueError(f"sequences is {found}; expected {list(running.sequences)}, as in the step under way")
 
 
 def check_sizes(**sizes: int) -> None:
     """Raise ``ValueError`` for the first size that is not positive."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; expected at least 1")
+        check_integer(name, size)
+
+
+def as_integer(value: SupportsIndex) -> int:
+    """An integer of Python, of numpy or of a tensor, but no bool; raises ``TypeError`` where it is none."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+        raise TypeError("a bool is no integer")
+    return operator.index(value)

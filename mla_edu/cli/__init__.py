@@ -5,7 +5,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
-from rich.console import Console
 
 import mla_edu
 from mla_edu import cost
@@ -15,7 +14,7 @@ from mla_edu.cli.doctor import doctor
 from mla_edu.cli.generate import generate
 from mla_edu.cli.kernels import kernels
 from mla_edu.cli.model import train
-from mla_edu.cli.show import new_table
+from mla_edu.cli.show import new_console, new_table, say
 from mla_edu.registry import get_model, list_models
 from mla_edu.words import size
 
@@ -31,15 +30,15 @@ class _Commands(typer.core.TyperGroup):
         except typer.Abort:
             status = 130
         except _UsageError as error:
-            status = _say(error.format_message())
-        except (ValueError, OSError, ImportError, RuntimeError) as error:
-            status = _say(str(error))
+            status = 2
+            say(error.format_message())
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            status = 2
+            say(str(error))
+        except MemoryError:
+            status = 2
+            say("there is not enough memory for that")
         sys.exit(status)
-
-
-def _say(text: str) -> int:
-    typer.echo(f"mla-edu: {' '.join(text.split())}", err=True)
-    return 2
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -57,7 +56,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=__doc__, invoke_without_command=True)
+@app.callback(help=__doc__.replace("`", ""), invoke_without_command=True)
 def _about(
     context: typer.Context,
     _show: Annotated[
@@ -77,4 +76,4 @@ def models() -> None:
         spec = get_model(name)
         parameters = "unknown" if spec.num_parameters is None else f"{spec.num_parameters / 1e9:,.1f} B"
         table.add_row(name, spec.kind, parameters, size(cost.kv_cache_bytes(spec, 1)))
-    Console().print(table)
+    new_console().print(table)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from mla_edu.cli.show import new_console, telling, working
+from mla_edu.validation import read_text
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:
@@ -77,9 +79,10 @@ def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None,
     options: dict[str, Any] = {"names": _kernels(listed[-1], list(PEERS))} if listed else {}
     if parts:
         options["folder"] = results
-    found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
+    with telling(f"measuring {len(chosen)} cases"):
+        found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
     verdicts = [f"{goal.text:>13} {goal.title}: {judge(goal, found).text}" for goal in GOALS]
-    console = _wide_console()
+    console = new_console(120, soft_wrap=True)
     print_report(found, console, verdicts)
     _finish(found, [OURS, GLUON], console, results)
 
@@ -105,7 +108,7 @@ def bench_carry(
         raise ValueError(f"--python is {python!r}; expected one like 3.12")
     from mla_edu.bench.carry import download_command, luggage, read_environment
 
-    found = luggage(read_environment(environment.read_text(encoding="utf-8").splitlines()), python)
+    found = luggage(read_environment(read_text(environment, "a list of packages").splitlines()), python)
     for heading, names in (
         ("this package needs", found.ours),
         ("kernels of others", found.others),
@@ -139,8 +142,9 @@ def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, 
     from mla_edu.bench.report import print_layer_report
     from mla_edu.bench.results import LAYERS
 
-    found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
-    console = _wide_console()
+    with telling(f"measuring {len(chosen)} cases"):
+        found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
+    console = new_console(120, soft_wrap=True)
     print_layer_report(found, console)
     _finish(found, LAYERS, console, None if parts else results)
 
@@ -178,11 +182,6 @@ def _check_options(seconds: float | None, results: Path | None) -> None:
         raise ValueError(f"--results is {results}; expected a folder that exists and can be written to")
 
 
-def _wide_console() -> Console:
-    console = Console()
-    return Console(width=max(console.width, 120), highlight=False, soft_wrap=True)
-
-
 def _finish(found: "Run", ours: Sequence[str], console: Console, folder: Path | None) -> None:
     """Write the results, and fail if what is ours is wrong or fails anywhere."""
     if folder is not None:
@@ -211,8 +210,10 @@ def bench_serving(
     from mla_edu.bench import serving
     from mla_edu.bench.report import print_serving_report
 
-    found = serving.run(toy=toy, rounds=rounds, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    console = _wide_console()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with working("measuring the engine"):
+        found = serving.run(toy=toy, rounds=rounds, device=device)
+    console = new_console(120, soft_wrap=True)
     print_serving_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
@@ -232,8 +233,9 @@ def bench_distributed(
     from mla_edu.bench import distributed
     from mla_edu.bench.report import print_distributed_report
 
-    found = distributed.run(sizes, toy=toy, rounds=rounds)
-    console = _wide_console()
+    with working(f"measuring on {ranks} ranks"):
+        found = distributed.run(sizes, toy=toy, rounds=rounds)
+    console = new_console(120, soft_wrap=True)
     print_distributed_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
@@ -246,7 +248,8 @@ def bench_load() -> None:
     from mla_edu.bench.load import measure_load
     from mla_edu.words import size
 
-    found = measure_load()
+    with working("loading a model of 1.2 GB"):
+        found = measure_load()
     typer.echo(
         f"weights {size(found.weights)}, largest tensor {size(found.largest_tensor)}, peak {size(found.peak)}: "
         f"without the largest tensor {found.share:.2f} of the weights"
@@ -264,11 +267,15 @@ def bench_model(
     """Time training and generation of a whole model on the CPU, beside the same model of transformers."""
     need_torch()
     _check_options(None, results)
+    from mla_edu.models.config import read_mapping
+
+    read_mapping(config)  # refused before a line says that it is measured
     from mla_edu.bench import model
     from mla_edu.bench.report import print_model_report
 
-    found = model.run(config, threads=threads)
-    console = _wide_console()
+    with working(f"measuring the model of {config}"):
+        found = model.run(config, threads=threads)
+    console = new_console(120, soft_wrap=True)
     print_model_report(found, console)
     if results is not None:
         console.print(f"written to {found.write(results)}")
@@ -290,4 +297,4 @@ def bench_latent_width(
         typer.echo(f"{point}, seed {seed}, {steps} steps, rate {rate}: {trial.loss:.3f} nats a byte")
 
     found = width.sweep(results / width.FILE, width.plan(parse_count(seeds, "--seeds")), note)
-    print_width_report(found, _wide_console())
+    print_width_report(found, new_console(120, soft_wrap=True))

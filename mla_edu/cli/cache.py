@@ -2,27 +2,21 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from mla_edu import cost
-from mla_edu.cli.show import new_table
-from mla_edu.hf import ModelSpec, WeightFormat, spec_from_hf
-from mla_edu.registry import GPUSpec, get_gpu, get_model
-from mla_edu.words import parse_count, size
+from mla_edu.cli.named import model_of
+from mla_edu.cli.show import new_console, new_table, say
+from mla_edu.hf import ModelSpec, WeightFormat
+from mla_edu.registry import GPUSpec, get_gpu
+from mla_edu.words import parse_count, parse_parameters, size
 
 GPUS = 8  # where neither their number nor a GPU is given: those of a server
 Ways = dict[str, cost.Parallelism]
 Row = dict[str, Any]
-
-
-def model_of(name: str) -> ModelSpec:
-    """A model of the registry, or of a ``config.json`` or its folder."""
-    path = Path(name)
-    return spec_from_hf(path) if path.exists() or path.suffix == ".json" else get_model(name)
 
 
 def read_layout(
@@ -57,7 +51,12 @@ Experts = Annotated[str | None, typer.Option(help="GPUs that share one copy of a
 
 
 def cache(
-    models: Annotated[list[str], typer.Argument(help="Names of the registry; paths to a config.json or its folder.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names of the registry; a config.json or its folder; ORG/NAME that was downloaded; - for stdin."
+        ),
+    ],
     tokens: Annotated[str, typer.Option(help="Tokens per sequence: 4096, 128k, 1m.")] = "128k",
     batch: Annotated[str, typer.Option(help="Sequences.")] = "1",
     gpu: Annotated[str | None, typer.Option(help="What fits on this GPU, e.g. h200.")] = None,
@@ -71,6 +70,7 @@ def cache(
     weights_dtype: Annotated[
         str | None, typer.Option(help="Weight format: fp32, fp16, bf16, fp8, fp4, int4; else as published.")
     ] = None,
+    parameters: Annotated[str | None, typer.Option(help="Of a model that does not say how many: 8b, 270m.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Exact integers, for programs.")] = False,
 ) -> None:
     """How much cache models need, on each GPU, and what fits beside their weights.
@@ -82,9 +82,10 @@ def cache(
     cached = cost.cache_format(dtype)
     weights = None if weights_dtype is None else cost.weight_format(weights_dtype)
     num_gpus, layout = read_layout(gpus, tp, dp, cp, pp, ep)
-    rows = []
-    for name in models:
-        spec = model_of(name)
+    num_parameters = None if parameters is None else parse_parameters(parameters, "--parameters")
+
+    def row_of(name: str) -> Row:
+        spec = _with_parameters(model_of(name), num_parameters, weights)
         if layout is not None:
             cost.check_layout(spec, layout)
         count = num_gpus or (card and cost.fewest_gpus(spec, card, weights)) or GPUS
@@ -96,18 +97,45 @@ def cache(
             {"name": way} | _on_each(spec, spread, card, num_tokens, batch_size, cached, weights)
             for way, spread in ways.items()
         ]
-        rows.append(row)
-    if as_json:
+        return row
+
+    rows, refused = [], {}
+    for name in models:
+        try:
+            rows.append(row_of(name))
+        except (ValueError, OSError) as error:
+            refused[name] = str(error)
+    if rows and as_json:
         question = {"num_tokens": num_tokens, "batch_size": batch_size, "dtype": dtype, "weights_dtype": weights_dtype}
-        typer.echo(json.dumps(question | {"gpu": card and card.name, "models": rows}, indent=2))
-        return
-    console = Console()
-    said = f"weights {weights_dtype or 'as published'}"
-    console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, {said}", highlight=False)
-    _print_models(rows, console)
-    _print_layouts(rows, card, console)
-    for note in [*_model_notes(rows), *_layout_notes(rows, card, batch_size, num_gpus, layout)]:
-        console.print(note, highlight=False, style="dim")
+        answer = {"gpu": card and card.name, "models": rows, "refused": refused}
+        typer.echo(json.dumps(question | answer, indent=2))
+    elif rows:
+        console = new_console()
+        said = f"weights {weights_dtype or 'as published'}"
+        console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, {said}", highlight=False)
+        _print_models(rows, console)
+        _print_layouts(rows, card, console)
+        for note in [*_model_notes(rows), *_layout_notes(rows, card, batch_size, num_gpus, layout)]:
+            console.print(note, highlight=False, style="dim")
+    for name, why in refused.items():
+        say(why if len(models) == 1 or name in why else f"{name}: {why}")
+    if refused:
+        raise typer.Exit(2)
+
+
+def _with_parameters(model: ModelSpec, number: int | None, weights: WeightFormat | None) -> ModelSpec:
+    """The model with a number of parameters that it does not have of its own.
+
+    Raises:
+        ValueError: it has one, or the number says nothing, since the format of the weights is not known.
+    """
+    if number is None:
+        return model
+    if model.num_parameters is not None:
+        raise ValueError(f"--parameters is {number:,}; expected none for {model.name} of {model.num_parameters:,}")
+    if cost.weight_formats(model, weights) is None:
+        raise ValueError(f"--parameters is {number:,}; expected --weights-dtype beside it for {model.name}")
+    return model.model_copy(update={"num_parameters": number})
 
 
 def _whole(

@@ -10,13 +10,16 @@ from rich.console import Console
 
 from mla_edu import cost
 from mla_edu import doctor as doctors
-from mla_edu.cli.cache import Context, Data, Experts, Gpus, Pipeline, Tensor, model_of, read_layout
-from mla_edu.cli.show import new_table
+from mla_edu.cli.cache import Context, Data, Experts, Gpus, Pipeline, Tensor, read_layout
+from mla_edu.cli.named import model_of
+from mla_edu.cli.show import new_console, new_table
 from mla_edu.words import parse_count
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="A name of the registry; a path to a config.json or its folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A name of the registry; a config.json or its folder; ORG/NAME; - for stdin.")
+    ],
     observed: Annotated[str | None, typer.Option(help='What was seen on a GPU: "7.4 GiB", "812 MB".')] = None,
     log: Annotated[
         Path | None, typer.Option(help="A log of llama.cpp, ollama, vLLM, SGLang or TensorRT-LLM that says it.")
@@ -58,7 +61,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(_record(found, reading), indent=2))
     else:
-        _show(found, reading, Console())
+        _show(found, reading, new_console())
 
 
 def _record(found: doctors.Diagnosis, reading: doctors.Reading | None) -> dict[str, object]:

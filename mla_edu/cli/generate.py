@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
+from mla_edu.cli.show import new_console, working
 from mla_edu.words import digits, size
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def generate(
     chosen = chosen_device(device)
     if (folder / "state.safetensors").is_file():
         raise ValueError(f"{folder} is the folder of a training run; expected a model, such as its model-N")
-    model = load_model(folder, device=chosen, mtp=speculate == "mtp")
+    with working(f"loading {folder}"):
+        model = load_model(folder, device=chosen, mtp=speculate == "mtp")
     text = Tokens(folder, model.config.vocab_size)
     stops = {"stop_tokens": tuple(sorted(text.stop_tokens))}
     known = [(text.encode(prompt), params)] if prompt is not None else [(text.encode(one.prompt), one) for one in asked]
@@ -66,18 +67,20 @@ def generate(
     except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # of memory, or a number it cannot hold
         raise ValueError(f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory") from error
     requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]
-    start = time.perf_counter()
+    start, done = time.perf_counter(), 0
     if prompt is not None:
         _stream(engine, text)
-    while not engine.is_idle:
-        engine.step()
+    with working(f"answering {len(asked)} prompts", len(asked)) as note:
+        while not engine.is_idle:  # not so after a single prompt
+            finished = sum(event.kind == "finished" for event in engine.step())
+            note(done := done + finished)
     seconds = time.perf_counter() - start
     for one, request in zip(asked, requests, strict=False):
         letters = text.stream()
         typer.echo(
             json.dumps({"prompt": one.prompt, "text": "".join(map(letters, request.output))}, ensure_ascii=False)
         )
-    Console(highlight=False).print(_table(engine, requests, seconds))
+    new_console().print(_table(engine, requests, seconds))
 
 
 def _stream(engine: "Engine", text: "Tokens") -> None:

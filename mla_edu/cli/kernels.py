@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from mla_edu.cli.bench import need_torch
-from mla_edu.cli.show import new_table
+from mla_edu.cli.show import new_console, new_table, working
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def kernels(
         for arch in archs or (["sm_90"] if backend == "gluon" else ARCHITECTURES)
         for stored, count in _cases(backend, arch, dtype, counts)
     ]
-    reports, console = compile_reports(requests), Console()
+    with working(f"kernels to compile: {len(requests)}", len(requests)) as note:
+        reports = compile_reports(requests, note)
+    console = new_console()
     console.print(_compiled(reports))
     _note(console, "tile: rows of queries x tokens. regs, spill (bytes): per thread. shared (bytes): per block.")
     _note(console, "tensor cores: instructions in the program text, where a loop counts once.")

@@ -1,8 +1,6 @@
 """``mla-edu train``. Nothing heavy is imported before a command runs."""
 
-import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mla_edu.cli.bench import need_torch
+from mla_edu.cli.show import is_terminal
 from mla_edu.words import duration
 
 
@@ -61,7 +60,7 @@ def _say_threads(threads: int, seconds: dict[int, float]) -> None:
 @contextmanager
 def _progress(num_steps: int) -> Iterator[Callable[[int, str], None]]:
     """One live line on a terminal; elsewhere, and in a notebook, a line for each tenth of the steps."""
-    if sys.stdout.isatty() and "JPY_PARENT_PID" not in os.environ:  # a notebook's commands believe they have a terminal
+    if is_terminal("stdout"):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[words]}"), TimeRemainingColumn())

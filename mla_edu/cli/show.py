@@ -1,7 +1,18 @@
-"""The one look of the commands' tables."""
+"""The one look of the commands' tables, and what they say beside them."""
 
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+
+LONGEST = 600  # letters of a line about what is wrong
+MOMENT = 1.0  # seconds: bad input is refused sooner, in a line of its own
 
 
 def new_table(heading: str, *others: str) -> Table:
@@ -11,3 +22,58 @@ def new_table(heading: str, *others: str) -> Table:
     for other in others:
         table.add_column(other, justify="right")
     return table
+
+
+def new_console(columns: int = 80, *, soft_wrap: bool = False) -> Console:
+    """Of at least so many columns: a narrower terminal folds a line, not each of its words."""
+    return Console(width=max(Console().width, columns), highlight=False, soft_wrap=soft_wrap)
+
+
+def say(text: str) -> None:
+    """One line on stderr about what is wrong; of a very long one the beginning and the end."""
+    line = " ".join(text.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST - 205]} ... {line[-200:]}"
+    typer.echo(f"mla-edu: {line}", err=True)
+
+
+def is_terminal(name: str) -> bool:
+    """Whether ``"stdout"`` or ``"stderr"`` is one; a notebook's commands believe that they have one."""
+    return bool(getattr(sys, name).isatty()) and "JPY_PARENT_PID" not in os.environ
+
+
+@contextmanager
+def telling(text: str) -> Iterator[None]:
+    """Say in a line on stderr what is done, if it takes longer than a moment and nobody sees a live line."""
+    timer = threading.Timer(MOMENT, lambda: typer.echo(f"{text} ...", err=True))
+    timer.daemon = True
+    if not is_terminal("stderr"):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def working(text: str, total: int | None = None) -> Iterator[Callable[[int], object]]:
+    """Say on stderr what takes a while: on a terminal a line that lives as long as the work, elsewhere one line.
+
+    Args:
+        text: what is done.
+        total: of how many parts it is made; None where that is not known.
+
+    Yields:
+        What is to be told how many are done.
+    """
+    if not is_terminal("stderr"):
+        with telling(text):
+            yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = [SpinnerColumn(), TextColumn("{task.description}")]
+    columns += [] if total is None else [BarColumn(), MofNCompleteColumn()]
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.update(task, completed=done)

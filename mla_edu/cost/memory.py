@@ -23,7 +23,9 @@ Layer = GQAConfig | MLAConfig
 
 
 def find_model(model: str | ModelSpec) -> ModelSpec:
-    """A model by its name, or as it is."""
+    """A model by its name, or as it is; raises ``TypeError`` where it is neither."""
+    if not isinstance(model, str | ModelSpec):
+        raise TypeError(f"model is a {type(model).__name__}; expected a name of the registry or a ModelSpec")
     return get_model(model) if isinstance(model, str) else model
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from mla_edu.validation import MOST, shown
+
 UNITS = {"b": 1, "bytes": 1} | {
     f"{prefix}{infix}b": base ** (power + 1)
     for power, prefix in enumerate("kmgt")
@@ -41,10 +43,12 @@ def parse_figure(text: str, name: str = "observed") -> Figure:
     match = _SIZE.fullmatch(text.strip())
     unit = match and UNITS.get(match[2].casefold())
     if match is None or unit is None:
-        raise ValueError(f"{name} is {text!r}; expected a size with a unit, such as 7.4 GiB, 812 MB or 70272 B")
+        raise ValueError(f"{name} is {shown(text)}; expected a size with a unit, such as 7.4 GiB, 812 MB or 70272 B")
     number = Decimal(match[1].replace(",", ""))
+    if number * unit > MOST:
+        raise ValueError(f"{name} is {shown(text)}; expected at most {MOST:,} bytes")
     if number == 0:
-        raise ValueError(f"{name} is {text!r}; expected more than nothing")
+        raise ValueError(f"{name} is {shown(text)}; expected more than nothing")
     decimals = len(match[1].partition(".")[2])
     rounding = 0 if unit == 1 else round(Decimal(unit) / 2 / 10**decimals)
     return Figure(round(number * unit), rounding, {1000**power: power for power in range(1, 5)}.get(unit, 0))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mla_edu.doctor.figures import Figure, parse_figure
+from mla_edu.validation import read_text
 
+LONGEST = 2**28  # bytes of a log
 VLLM_BLOCK = 16  # tokens, unless --block-size says otherwise
 SIZE = r"(\d[\d,.]*\s?[KMGT]i?B)"
 
@@ -33,10 +35,7 @@ def read_log(source: str | Path) -> Reading:
         OSError: the file cannot be read.
         ValueError: it is no text, or holds no line that is known.
     """
-    try:
-        text = Path(source).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{source} is no text; expected a log") from None
+    text = read_text(source, "a log", LONGEST)
     for read in READERS:
         if reading := read(text):
             return reading

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mla_edu.hf.families import refusal
 from mla_edu.hf.show import DIGITS, check_sane, shown
-from mla_edu.validation import load_yaml
+from mla_edu.validation import kind_of, load_yaml, open_file
 
 CONFIG_BYTES = 16 * 2**20  # of a config.json, at most; published ones are a tenth of that,
 INDEX_BYTES = 256 * 2**20  # and of an index of weights
@@ -29,7 +29,6 @@ OTHERS = (
     ({"tokenizer_class"}, "a tokenizer_config.json; expected the config.json beside it"),
 )
 MAGIC = {b"GGUF": "a GGUF file", b"PK\x03\x04": "a ZIP archive, as PyTorch saves weights"}
-
 
 @runtime_checkable
 class HasDict(Protocol):
@@ -171,26 +170,30 @@ def read_json_object(path: Path, expected: str, most: int = CONFIG_BYTES) -> dic
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else, or more.
+        OSError: it cannot be read.
+        ValueError: it is no file, or holds something else, or more.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
-    with path.open("rb") as file:
+    with open_file(path, expected) as file:
         start = file.read(4)
         if start in MAGIC:
             raise ValueError(f"{path} is {MAGIC[start]}; expected {expected}")
         contents = start + file.read(most)
     if len(contents) > most:
         raise ValueError(f"{path} has more than {most // 2**20} MiB; expected {expected}")
+    return parse_json_object(contents, str(path))
+
+
+def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """The JSON object in a text; ``where`` it is from, for the error that says what it holds instead."""
     found: object = None
     try:
-        found = json.loads(contents, parse_int=_integer)
+        found = json.loads(text, parse_int=_integer)
     except RecursionError:
-        raise ValueError(f"{path} is not valid JSON: nested too deep") from None
+        raise ValueError(f"{where} is not valid JSON: nested too deep") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not valid JSON: its bytes are no text in UTF-8, UTF-16 or UTF-32") from None
+        raise ValueError(f"{where} is not valid JSON: its bytes are no text in UTF-8, UTF-16 or UTF-32") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}; expected a JSON object")
+        raise ValueError(f"{where} holds {kind_of(found)}; expected a JSON object")
     return found

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mla_edu.kernels.checks import check_buffers, check_numbers, check_tensors, check_values
+from mla_edu.validation import check_flag
 
 Backend = Literal["triton", "gluon", "reference", "auto"]
 BACKENDS = get_args(Backend)
@@ -133,6 +134,8 @@ def mla_decode(
     """
     check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     check_numbers(sm_scale, num_splits)
+    for name, value in (("causal", causal), ("return_lse", return_lse), ("validate", validate)):
+        check_flag(name, value)
     check_backend(backend)
     check_buffers(q, kv_cache, block_table, seq_lens, kv_lora_rank, out=out, lse=lse, workspace=workspace)
     if q.device.type == "cpu" or validate:

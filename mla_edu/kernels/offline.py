@@ -3,14 +3,16 @@
 Triton's wheel brings NVIDIA's assembler and disassembler, so this runs on any Linux machine. What comes out says
 whether a kernel fits, and what it can have on its way from memory; ``forecast`` makes a prediction of it.
 
-``python -m mla_edu.kernels.offline`` reads a list of requests in JSON, and writes a list of reports.
+``python -m mla_edu.kernels.offline`` reads a list of requests in JSON, and writes a report for each, one a line.
 """
 
 import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from mla_edu.cost import fp8_row_bytes
 from mla_edu.kernels.machine_code import Ahead, Turn, count_loop, count_turns, read_amdgcn, read_cubin
 from mla_edu.kernels.plan import GPU, Plan, Shape, make_plan
 from mla_edu.kernels.tiles import BYTES, REGISTERS, SHARED_LIMIT, Tiles, cdiv
+from mla_edu.validation import check_integer
 
 ARCHITECTURES = tuple(SHARED_LIMIT)
 # Of one multiprocessor: shared memory in bytes and warps (CUDA C++ Programming Guide, "Technical Specifications per
@@ -55,7 +58,7 @@ class Request:
         """The plan that the GPU of this architecture would follow, in parts.
 
         Raises:
-            ValueError: unknown architecture, dtype or backend, a number that is not positive, or a shape that nothing
+            ValueError: unknown architecture, dtype or backend, a number that is out of range, or a shape that nothing
                 fits.
         """
         if self.backend not in ("triton", "gluon"):
@@ -65,8 +68,7 @@ class Request:
         if self.dtype not in BYTES:
             raise ValueError(f"dtype is {self.dtype!r}; expected {', '.join(BYTES)}")
         for name in ("num_heads", "s_q", "page_size", "kv_lora_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+            check_integer(name, getattr(self, name), 1, 2**10 if name == "num_heads" else 2**16)
         is_gluon = self.backend == "gluon"
         tiles, walks = (self._gluon_tiles(), True) if is_gluon else (self.tiles, None)
         return make_plan(self.shape, GPU(self.arch, SHARED_LIMIT[self.arch], 100), tiles=tiles, walks=walks)
@@ -165,7 +167,7 @@ class KernelReport:
         return round(own + (self.programs - 1) * max(own, self.tile_bytes))
 
 
-REQUESTS, REPORTS = pydantic.TypeAdapter(list[Request]), pydantic.TypeAdapter(list[KernelReport])
+REQUESTS, REPORT = pydantic.TypeAdapter(list[Request]), pydantic.TypeAdapter(KernelReport)
 
 
 def compile_report(
@@ -191,7 +193,7 @@ def compile_report(
         tiles: to be tried; None for the one that ``choose_tiles`` gives.
 
     Raises:
-        ValueError: unknown architecture or dtype, a number that is not positive, or a shape that no tile fits.
+        ValueError: unknown architecture or dtype, a number that is out of range, or a shape that no tile fits.
         ImportError: Triton is not installed.
         RuntimeError: it does not compile; with the compiler's message.
     """
@@ -199,10 +201,14 @@ def compile_report(
     return compile_reports([request])[0]
 
 
-def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
+def compile_reports(requests: Sequence[Request], note: Callable[[int], object] = lambda _: None) -> list[KernelReport]:
     """``compile_report`` for several requests, in one process of its own.
 
     In its own, because Triton compiles only where it was imported without its interpreter.
+
+    Args:
+        requests: what to compile.
+        note: told after each how many are done.
     """
     if importlib.util.find_spec("triton") is None:
         raise ImportError("compiling needs Triton: pip install 'mla-edu[kernels]'")
@@ -210,10 +216,22 @@ def compile_reports(requests: Sequence[Request]) -> list[KernelReport]:
         request.plan()
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", __name__]
-    child = subprocess.run(command, input=REQUESTS.dump_json(list(requests)), env=environment, capture_output=True)
-    if child.returncode:
-        raise RuntimeError(f"compiling failed:\n{child.stderr.decode()[-5000:]}")
-    return REPORTS.validate_json(child.stdout)
+    found, pipe = [], subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, env=environment) as child,
+    ):
+        assert child.stdin is not None and child.stdout is not None
+        with suppress(BrokenPipeError):  # a child that ended says why below
+            child.stdin.write(REQUESTS.dump_json(list(requests)))
+            child.stdin.close()
+        for line in child.stdout:
+            found.append(REPORT.validate_json(line))
+            note(len(found))
+        if child.wait():
+            said.seek(0)
+            raise RuntimeError(f"compiling failed:\n{said.read().decode()[-5000:]}")
+    return found
 
 
 def _compile(request: Request) -> KernelReport:
@@ -268,5 +286,6 @@ def _compile(request: Request) -> KernelReport:
 
 
 if __name__ == "__main__":
-    reports = [_compile(request) for request in REQUESTS.validate_json(sys.stdin.buffer.read())]
-    sys.stdout.buffer.write(REPORTS.dump_json(reports))
+    for request in REQUESTS.validate_json(sys.stdin.buffer.read()):
+        sys.stdout.buffer.write(REPORT.dump_json(_compile(request)) + b"\n")
+        sys.stdout.buffer.flush()

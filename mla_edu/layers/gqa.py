@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mla_edu.cache.kv import KVCache, PagedKVCache
+from mla_edu.cache.layer import check_config
 from mla_edu.config import GQAConfig
 from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.rotary import Rotary
@@ -23,6 +24,9 @@ class GroupedQueryAttention(nn.Module):
         config: the layer's numbers; kept as ``layer.config``.
         dtype: of the weights; None for torch's default.
         device: of the weights; None for torch's default.
+
+    Raises:
+        TypeError: ``config`` is not a ``GQAConfig``.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class GroupedQueryAttention(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        check_config(config, GQAConfig)
         self.config = config
         self.sm_scale = config.head_dim**-0.5
         q_width = config.num_attention_heads * config.head_dim

@@ -8,15 +8,23 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mla_edu.cache.layer import LayerCache
+from mla_edu.validation import shown
 
 
 def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
-    """Raise ``ValueError`` unless ``hidden_states`` is ``[batch, seq, hidden_size]`` of ``dtype``."""
+    """Raise ``TypeError`` unless ``hidden_states`` is a tensor, ``ValueError`` unless ``[batch, seq, hidden_size]``."""
+    check_tensor("hidden_states", hidden_states)
     if hidden_states.ndim != 3 or hidden_states.shape[-1] != hidden_size:
         shape = list(hidden_states.shape)
         raise ValueError(f"hidden_states has shape {shape}; expected [batch, seq, {hidden_size}]")
     if hidden_states.dtype != dtype:
         raise ValueError(f"hidden_states is {hidden_states.dtype}; expected {dtype}, as the weights")
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {shown(value)}; expected a tensor")
 
 
 @contextmanager
@@ -53,8 +61,9 @@ def step_of(
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
-    """Raise ``ValueError`` unless ``tokens`` is ``[batch, seq]`` of ids below ``vocab_size``."""
-    if tokens.ndim != 2 or tokens.is_floating_point():
+    """Raise ``TypeError`` unless ``tokens`` is a tensor, ``ValueError`` unless it has ids of the vocabulary."""
+    check_tensor("tokens", tokens)
+    if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"tokens is {tokens.dtype} of shape {list(tokens.shape)}; expected integers [batch, seq]")
     if tokens.device.type == "cpu" and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         raise ValueError(f"tokens lie from {int(tokens.min())} to {int(tokens.max())}; expected 0 to {vocab_size - 1}")

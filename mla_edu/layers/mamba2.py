@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, silu, softplus
 
+from mla_edu.cache.layer import check_config
 from mla_edu.cache.state import StateCache
 from mla_edu.config import Mamba2Config
 from mla_edu.layers.inputs import check_hidden_states, step_of
@@ -42,6 +43,9 @@ class Mamba2(nn.Module):
         config: the layer's numbers; kept as ``layer.config``.
         dtype: of the weights; None for torch's default.
         device: of the weights; None for torch's default.
+
+    Raises:
+        TypeError: ``config`` is not a ``Mamba2Config``.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Mamba2(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        check_config(config, Mamba2Config)
         self.config = config
         heads, width = config.num_heads, config.conv_width
         self.in_proj = nn.Linear(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
+from mla_edu.cache.layer import check_config
 from mla_edu.config import MLAConfig
 from mla_edu.cost import cheaper_mode
 from mla_edu.layers.inputs import check_hidden_states, step_of
@@ -34,6 +35,9 @@ class MultiHeadLatentAttention(nn.Module):
         config: the layer's numbers; kept as ``layer.config``.
         dtype: of the weights; None for torch's default.
         device: of the weights; None for torch's default.
+
+    Raises:
+        TypeError: ``config`` is not an ``MLAConfig``.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class MultiHeadLatentAttention(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        check_config(config, MLAConfig)
         self.config = config
         self.sm_scale = config.qk_head_dim**-0.5 * softmax_factor(config.rope_scaling)
         hidden_size, bias = config.hidden_size, config.attention_bias

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from mla_edu.cache.layer import check_config
 from mla_edu.config import MoEConfig
 from mla_edu.layers.mlp import SwiGLU
 
@@ -209,12 +210,16 @@ class MixtureOfExperts(nn.Module):
 
     Attributes:
         routing: of the tokens of the last call, for the balance and for who wants to look; None before it.
+
+    Raises:
+        TypeError: ``config`` is not a ``MoEConfig``.
     """
 
     def __init__(
         self, config: MoEConfig, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ):
         super().__init__()
+        check_config(config, MoEConfig)
         self.config = config
         self.gate = Router(config, dtype=dtype, device=device)
         self.experts = Experts(config, dtype=dtype, device=device)

@@ -4,12 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig, MoEConfig
 from mla_edu.hf.model import model_values
-from mla_edu.validation import Checked, Flag, NonNegativeInt, PositiveInt, PositiveNumber, parse_yaml
+from mla_edu.validation import (
+    Checked,
+    Flag,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveNumber,
+    kind_of,
+    parse_user_yaml,
+    read_text,
+)
 
 Mixer = Literal["gqa", "mla", "mamba2"]
 FeedForward = Literal["dense", "moe"]
@@ -133,15 +141,14 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or no mapping of names to values.
+        OSError: it cannot be read.
+        ValueError: it is no file, too large, not YAML, or no mapping of names to values.
     """
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "is not there"
-        raise FileNotFoundError(f"{path} {what}; expected a YAML file")
+    text = read_text(path, "a YAML file", 2**20)
     try:
-        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        values = parse_user_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a mapping of names to values")
+        raise ValueError(f"{path} holds {kind_of(values)}; expected a mapping of names to values")
     return values

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from mla_edu.cache.layer import LayerCache
+from mla_edu.cache.layer import LayerCache, check_config
 from mla_edu.cache.table import Step
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.layers.gqa import GroupedQueryAttention
@@ -92,6 +92,9 @@ class Decoder(nn.Module):
 
     Attributes:
         mtp: the module that guesses one token further; None where ``config.num_mtp_layers`` is 0.
+
+    Raises:
+        TypeError: ``config`` is not a ``ModelConfig``.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Decoder(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        check_config(config, ModelConfig)
         self.config = config
         hidden = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, hidden, dtype=dtype, device=device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mla_edu.models.cache import ModelCache
 from mla_edu.models.decoder import Decoder
-from mla_edu.validation import check_integer
+from mla_edu.validation import check_integer, shown
 
 
 def generate(
@@ -36,10 +36,16 @@ def generate(
         cache: empty, of one sequence; None for a new one that fits.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: a number is out of range, the prompt is empty or has a token that is not of the vocabulary, or
             prompt and new tokens do not fit into the cache. Before anything is computed.
     """
     check_integer("max_new_tokens", max_new_tokens, lowest=0)
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is {shown(value)}; expected a number")
+    if not isinstance(stop_tokens, Collection):
+        raise TypeError(f"stop_tokens is {shown(stop_tokens)}; expected several tokens")
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; expected at least 0, and finite")
     if seed is not None:

@@ -21,7 +21,7 @@ from mla_edu.serving.graph import DecodeGraphs
 from mla_edu.serving.request import Event, Request, SamplingParams
 from mla_edu.serving.schedule import Scheduler, Work
 from mla_edu.serving.speculate import verify, verify_greedy
-from mla_edu.validation import check_integer
+from mla_edu.validation import check_flag, check_integer
 
 Storage = Literal["latent", "expanded"]
 
@@ -109,6 +109,9 @@ class Engine:
             "max_batch_tokens": max_batch_tokens,
         }.items():
             check_integer(name, value)
+        for flag, asked in (("share_prefixes", share_prefixes), ("capture", capture)):
+            if asked is not None:
+                check_flag(flag, asked)
         self._parts = [model.config.part(layer) for layer in range(len(model.config.layers))]
         recurrent = any(isinstance(part, Mamba2Config) for part in self._parts)
         if recurrent and (share_prefixes or drafter is not None):

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mla_edu.serving.request import SamplingParams
+from mla_edu.validation import read_text
 
 
 class Prompt(SamplingParams):
@@ -26,10 +27,7 @@ def read_prompts(path: str | Path, params: SamplingParams) -> list[Prompt]:
         OSError: there is no such file.
         ValueError: it is no text, has no prompt, or a line is bad; names the file and the line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text in UTF-8; expected one prompt a line") from None
+    lines = read_text(path, "one prompt a line").splitlines()
     shared, found = params.model_dump(), []
     for number, line in enumerate(lines, 1):
         if not line.strip():

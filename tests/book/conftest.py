@@ -20,10 +20,14 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
+def is_made_by_a_tool(path):
+    return any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(ROOT).parts)
+
+
 def is_fresh(index):
     """Whether the book was built after the last change of what it is built from."""
     sources = [ROOT / "_config.yml", ROOT / "_toc.yml", *(ROOT / "book").rglob("*"), *(ROOT / "mla_edu").rglob("*")]
-    changed = [path.stat().st_mtime for path in sources if path.is_file() and "__pycache__" not in path.parts]
+    changed = [path.stat().st_mtime for path in sources if path.is_file() and not is_made_by_a_tool(path)]
     return index.exists() and index.stat().st_mtime >= max(changed)
 
 

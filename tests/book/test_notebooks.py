@@ -19,7 +19,7 @@ UNCHECKED = {"nbval-ignore-output", "nbval-skip"}
 INSTALL_CELL = f"""\
 import sys
 
-if "google.colab" in sys.modules:
+if "google.colab" in sys.modules:  # v{mla_edu.__version__} not released yet? Write @main
     %pip install -q "mla-edu[kernels,widgets,hf] @ git+{REPOSITORY["url"]}@v{mla_edu.__version__}"
 
 from mla_edu.book import environment

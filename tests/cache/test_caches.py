@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mla_edu import GQAConfig, MLAConfig
-from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, PageTable, SequenceTable
+from mla_edu.cache import KVCache, LatentCache, PagedKVCache, PagedLatentCache, PageTable, SequenceTable, StateCache
+from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
 from mla_edu.cost import kv_cache_bytes
 from mla_edu.testing import poison
 
@@ -136,9 +136,9 @@ def test_one_length_is_asked_of_equally_long_sequences_only():
 
 
 def test_bad_sizes_configurations_and_tables_are_named():
-    with pytest.raises(ValueError, match="max_seq_len is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="max_seq_len is 0; expected a positive integer"):
         KVCache(GQA, max_seq_len=0)
-    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0; expected a positive integer"):
         LatentCache(MLA, batch_size=0)
     with pytest.raises(TypeError, match="config is a str; expected a GQAConfig or MLAConfig"):
         KVCache("llama")
@@ -148,5 +148,26 @@ def test_bad_sizes_configurations_and_tables_are_named():
         PagedLatentCache(GQA, PageTable(2))
     with pytest.raises(TypeError, match="table is a SequenceTable; expected a PageTable"):
         PagedKVCache(GQA, SequenceTable(2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: LatentCache(MLA, dtype=dtype),
+        lambda dtype: KVCache(GQA, dtype=dtype),
+        lambda dtype: PagedLatentCache(MLA, PageTable(2), dtype),
+        lambda dtype: PagedKVCache(GQA, PageTable(2), dtype),
+        lambda dtype: StateCache(
+            Mamba2Config(hidden_size=8, num_heads=2, head_dim=4, state_size=4), PageTable(2), dtype
+        ),
+    ],
+)
+def test_a_cache_holds_what_layers_compute_in_and_nothing_else(make):
+    for dtype in (torch.int64, torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn):
+        with pytest.raises(ValueError, match=f"dtype is {dtype}; expected torch.float64, torch.float32, "):
+            make(dtype)
+    for dtype in ("bf16", None, 16):
+        with pytest.raises(TypeError, match=f"dtype is {dtype!r}; expected a torch.dtype"):
+            make(dtype)
     with pytest.raises(ValueError, match="kv_lora_rank is 7; expected a multiple of 128"):
         PagedLatentCache(MLA, PageTable(2), torch.uint8)

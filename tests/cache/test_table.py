@@ -1,5 +1,6 @@
 """Steps: lengths grow when one ends and stay when it fails, and every layer reads back what it wrote."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -129,16 +130,33 @@ def test_a_spare_page_is_memory_that_no_sequence_is_given():
         (1, [3], "sequence is 3; expected 0 to 2"),
         (1, [1, 1], r"sequences is \[1, 1\]; expected each once"),
         (9, [2], "9 new tokens after 0 cached ones of sequence 2; expected at most max_seq_len = 8 in all"),
-        (-1, None, "-1 new tokens"),
+        (-1, None, "num_new is -1; expected an integer of at least 0"),
+        (1.0, None, "num_new is 1.0; expected an integer"),
+        (True, None, "num_new is True; expected an integer"),
+        (1, torch.tensor([1, 1]), r"sequences is \[1, 1\]; expected each once"),
+        (1, [torch.tensor(0), 0], r"sequences is \[0, 0\]; expected each once"),
+        (1, [0, True], r"sequences is \[0, True\]; expected integers"),
+        (1, torch.tensor([False, True]), "sequences is tensor.*; expected integers"),
+        (1, [0, 1.0], r"sequences is \[0, 1.0\]; expected integers"),
+        (1, 0, "sequences is 0; expected integers"),
+        (1, "01", "sequences is '01'; expected integers"),
     ],
 )
 def test_a_step_that_does_not_fit_changes_nothing(table, num_new, sequences, message):
-    with pytest.raises(ValueError, match=message), table.step(num_new, sequences):
+    with pytest.raises((TypeError, ValueError), match=message), table.step(num_new, sequences):
         pass
     assert table.lengths == table.seq_lens.tolist() == [0, 0, 0]
     with table.step(1):  # another step can be made
         pass
     table.truncate(0)
+
+
+def test_sequences_may_be_integers_of_any_kind():
+    table = PageTable(4, page_size=4, batch_size=3)
+    for sequences in (torch.tensor([2, 0]), np.array([2, 0]), (np.int64(2), torch.tensor(0)), range(2, -1, -2)):
+        with table.step(1, sequences) as step:
+            assert step.sequences == (2, 0) and all(type(each) is int for each in step.sequences)
+    assert table.lengths == [4, 0, 4] and table.allocator.num_held == 2
 
 
 def test_a_full_pool_leaves_all_pages_where_they_were():
@@ -167,14 +185,14 @@ def test_a_layer_takes_part_in_the_step_under_way_only_if_it_is_the_same():
 
 
 def test_truncate_asks_for_a_length():
-    with pytest.raises(ValueError, match="length is -1; expected at least 0"):
+    with pytest.raises(ValueError, match="length is -1; expected an integer of at least 0"):
         SequenceTable(1, 8).truncate(-1)
 
 
 def test_sizes_are_positive():
-    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0; expected a positive integer"):
         SequenceTable(batch_size=0)
-    with pytest.raises(ValueError, match="page_size is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="page_size is 0; expected a positive integer"):
         PageTable(3, page_size=0)
-    with pytest.raises(ValueError, match="num_pages is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="num_pages is 0; expected a positive integer"):
         PageTable(0)

@@ -170,8 +170,8 @@ def test_logs_that_say_nothing_are_refused(tmp_path):
     path.write_text("model size = 37 GiB\n")
     with pytest.raises(ValueError, match=r"a\.log has no line about the size of a cache; expected one as llama\.cpp"):
         read_log(path)
-    path.write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ValueError, match=r"a\.log is no text; expected a log"):
+    path.write_bytes(b"\xff\x00\x80")
+    with pytest.raises(ValueError, match=r"a\.log is not a text in UTF-8; expected a log"):
         read_log(path)
     with pytest.raises(FileNotFoundError):
         read_log(tmp_path / "none")

@@ -36,7 +36,7 @@ def test_every_encoding_of_unicode_is_read(tmp_path, encoding):
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
         (b"[1]", "holds a list; expected a JSON object"),
-        (b"null", "holds a NoneType"),
+        (b"null", "holds null; expected a JSON object"),
         (b"[" * 200_000, "not valid JSON: nested too deep"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deep"),
         (b'{"a": ' + b"9" * 5000 + b"}", "a number has 5000 digits; expected at most 40"),

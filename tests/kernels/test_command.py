@@ -33,8 +33,9 @@ def asked(monkeypatch):
     """What was asked for; nothing is compiled."""
     requests = []
 
-    def reports(wanted):
+    def reports(wanted, note):
         requests.extend(wanted)
+        note(len(requests))
         return [report(each) for each in wanted]
 
     monkeypatch.setattr(offline, "compile_reports", reports)
@@ -67,7 +68,7 @@ def test_an_assembler_that_is_known_to_fail_is_named_with_what_helps(asked, monk
     (tmp_path / "ptxas-blackwell").touch()
     here = assembler.Assembler(str(tmp_path / "ptxas"), "12.8")
     monkeypatch.setattr(assembler, "assembler", lambda arch: here)
-    monkeypatch.setattr(offline, "compile_reports", lambda wanted: [
+    monkeypatch.setattr(offline, "compile_reports", lambda wanted, note: [
         dataclasses.replace(report(each), assembler=version) for each in wanted
     ])  # fmt: skip
     shown = run("sm_90").stdout

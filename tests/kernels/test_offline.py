@@ -252,9 +252,9 @@ def test_another_tile_can_be_tried():
     ("arguments", "message"),
     [
         (("sm_70",), "arch is 'sm_70'; expected sm_75, sm_80"),
-        (("sm_90", "bf16", 0), "num_heads is 0; expected at least 1"),
+        (("sm_90", "bf16", 0), "num_heads is 0; expected an integer from 1 to 1,024"),
         (("sm_90", "fp8"), "dtype is 'fp8'; expected bf16, fp16, fp32, fp8_mla"),
-        (("sm_90", "bf16", 16, 1, 0), "page_size is 0; expected at least 1"),
+        (("sm_90", "bf16", 16, 1, 0), "page_size is 0; expected an integer from 1 to 65,536"),
         (("sm_75", "fp32"), "in fp32 need 75776 bytes of shared memory; expected at most the 65536 of sm_75"),
         (("sm_90", "int4"), "dtype is 'int4'"),
     ],

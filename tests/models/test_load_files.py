@@ -98,7 +98,7 @@ def test_a_tensor_comes_from_the_file_that_the_index_names(tmp_path_factory, dat
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
         ("[]", "holds a list; expected a JSON object"),
-        ("null", "holds a NoneType; expected a JSON object"),
+        ("null", "holds null; expected a JSON object"),
         ("{}", "weight_map is None; expected a file name for each tensor"),
         ('{"weight_map": []}', r"weight_map is \[\]; expected"),
         ('{"weight_map": {}}', r"weight_map is \{\}; expected"),

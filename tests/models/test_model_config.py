@@ -55,7 +55,7 @@ def test_yaml_is_read_and_parts_have_the_width_of_the_model(read):
         ("num_attention_heads: 4", "num_attention_heads: 4, hidden_size: 31", "mla.hidden_size is 31; expected .* 32"),
         ("vocab_size: 256", "vocab_size: [", "is not YAML"),
         (YAML, "- 1", "holds a list; expected a mapping"),
-        (YAML, "", "holds a NoneType; expected a mapping"),
+        (YAML, "", "holds null; expected a mapping"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(read, old, new, message):

@@ -111,7 +111,7 @@ def test_an_empty_name_is_no_folder_of_text(config):
         Run(config(text=[""]), "cpu")
 
 
-@pytest.mark.parametrize("size", [10**12, 10**30])
+@pytest.mark.parametrize("size", [10**12, 2**63 - 1])
 def test_sizes_without_memory_are_one_error_before_anything_is_written(tmp_path, config, size):
     settings = config()
     huge = RunConfig(model=MODEL.model_dump() | {"intermediate_size": size}, train=settings.train)
@@ -129,7 +129,7 @@ def test_sizes_without_memory_are_one_error_before_anything_is_written(tmp_path,
         ({"adam_rate": float("inf")}, "adam_rate is inf; expected a finite number"),
         ({"num_steps": 0}, "num_steps is 0; expected greater than 0"),
         ({"threads": 10**6}, "threads is 1000000; expected less than or equal to 256"),
-        ({"seed": 10**30}, "seed is 1000.*; expected less than 4294967296"),
+        ({"seed": 10**18}, "seed is 1000.*; expected less than 4294967296"),
         ({"text": "a"}, "text is 'a'; expected a list"),
     ],
 )

@@ -1,0 +1,75 @@
+"""Take the README's picture of the cache explorer from the built landing page: `python tools/picture_explorer.py`.
+
+Writes book/figures/explorer-light.png and explorer-dark.png; run `make book` first. Needs Chromium or Chrome.
+"""
+
+import functools
+import http.server
+import io
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILT = ROOT / "_build" / "html"
+FIGURES = ROOT / "book" / "figures"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WIDTH, HEIGHT, SCALE, COLOURS = 1200, 3000, 2, 64  # so high that nothing scrolls under the page's header
+MARGIN, MODELS = 16, 2  # pixels around it; the models whose rows are seen
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each file."""
+
+
+def picture(page: Page) -> bytes:
+    """The explorer as the page shows it, its first models, in few colours."""
+    explorer = page.locator("[data-widget]").first
+    explorer.wait_for()
+    page.add_style_tag(content='[href="#main-content"] { display: none !important; }')
+    page.wait_for_timeout(1000)  # what moves has come to rest
+    box, last = explorer.bounding_box(), explorer.locator(".mla-kvx-model").nth(MODELS - 1).bounding_box()
+    assert box is not None and last is not None
+    clip = {
+        "x": box["x"] - MARGIN,
+        "y": box["y"] - MARGIN,
+        "width": box["width"] + 2 * MARGIN,
+        "height": last["y"] + last["height"] - box["y"] + 2 * MARGIN,
+    }
+    found = Image.open(io.BytesIO(page.screenshot(clip=clip, animations="disabled")))
+    small = found.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    small.save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def main() -> None:
+    page = BUILT / "book" / "index.html"
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not page.is_file() or browser is None:
+        sys.exit(f"expected {page}, which `make book` builds, and one of {', '.join(BROWSERS)}")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(BUILT)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        for scheme in ("light", "dark"):
+            context = chromium.new_context(
+                viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme=scheme
+            )
+            opened = context.new_page()
+            opened.goto(f"http://127.0.0.1:{server.server_port}/book/index.html")
+            target = FIGURES / f"explorer-{scheme}.png"
+            target.write_bytes(picture(opened))
+            print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
+            context.close()
+        chromium.close()
+    server.shutdown()
+
+
+if __name__ == "__main__":
+    main()
