@@ -10,7 +10,7 @@ GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py tests/layers
 SHAPED := mla_edu.cache,mla_edu.distributed,mla_edu.kernels.api,mla_edu.layers,mla_edu.models,mla_edu.ops,mla_edu.serving,mla_edu.train
 SHAPE_TESTS := tests/cache tests/distributed/test_shares.py tests/layers tests/models/test_decoder.py tests/ops tests/serving tests/train
 INDEX := _build/html/index.html
-SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
+SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt tools/package-lock.json \
 	$(shell find book mla_edu -type f ! -path '*/__pycache__/*' ! -path '*/.*' 2>/dev/null)
 
 # A .venv that is there is kept with the Python that made it, unless another one is named.

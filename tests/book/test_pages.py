@@ -1,6 +1,8 @@
 """Every page of the built book, loaded in a browser that can reach nothing but the book."""
 
+import gzip
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
@@ -10,6 +12,11 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 INSPECT = Path(__file__).with_name("inspect_page.js").read_text(encoding="utf-8")
+AXE = Path(sys.prefix, "js", "node_modules", "axe-core", "axe.min.js")
+# Contrast is inspected above, faster. The colours of code and the insides of formulas are not for axe.
+RUN_AXE = """() => axe.run({ exclude: [[".highlight pre > *"], [".katex"]] }, {
+  resultTypes: ["violations"], rules: { "color-contrast": { enabled: false } },
+}).then(({ violations }) => violations.map(({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 160)}`))"""
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
 
@@ -32,10 +39,11 @@ CHAPTERS = [doc for doc in READING_ORDER if (ROOT / f"{doc}.ipynb").exists()]
 
 def visit(context, address, name):
     """Load one page; return what it asked for, what it complained of, and what is wrong with it in two guises."""
-    page, outside, complaints = context.new_page(), [], []
+    page, outside, complaints, loaded = context.new_page(), [], [], []
 
     def gate(route):
         if route.request.url.startswith(address):
+            loaded.append(urlparse(route.request.url).path.lstrip("/"))
             route.continue_()
         else:
             outside.append(route.request.url)
@@ -50,15 +58,16 @@ def visit(context, address, name):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", listen)
     page.goto(address + name, wait_until="load")
-    page.evaluate("window.MathJax?.startup?.promise")
+    page.evaluate("document.fonts.ready")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
     page.evaluate("document.documentElement.dataset.theme = 'light'")
-    wide = page.evaluate(INSPECT)
+    wide = page.evaluate(INSPECT) | {"violations": page.evaluate(RUN_AXE)}
     page.set_viewport_size({"width": 390, "height": 844})
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    page.evaluate("() => new Promise(requestAnimationFrame)")
-    narrow = page.evaluate(INSPECT)
+    page.wait_for_timeout(400)  # the theme then looks again for what scrolls
+    narrow = page.evaluate(INSPECT) | {"violations": page.evaluate(RUN_AXE)}
     page.close()
-    return {"outside": outside, "complaints": complaints, "wide": wide, "narrow": narrow}
+    return {"outside": outside, "complaints": complaints, "loaded": loaded, "wide": wide, "narrow": narrow}
 
 
 def some_listings(html):
@@ -122,6 +131,47 @@ def test_no_page_loads_requirejs(reports):
 def test_formulas_are_rendered(reports):
     assert not faults(reports, "unrendered")
     assert reports["book/notation.html"]["wide"]["formulas"] > 20
+
+
+def test_no_formula_is_a_tab_stop(reports):
+    assert not faults(reports, "formulaStops")
+
+
+def test_icons_are_drawn(reports):
+    assert not faults(reports, "icons")
+
+
+def test_no_rule_of_axe_is_violated(reports):
+    assert not faults(reports, "violations")
+
+
+def weight(html, paths):
+    """Bytes of files as a server sends them: compressed, but for what is compressed already."""
+    whole = [(html / unquote(path)).read_bytes() for path in set(paths)]
+    return sum(min(len(body), len(gzip.compress(body, 6))) for body in whole)
+
+
+def test_pages_are_light(reports, html):
+    """In kB and in requests: the landing page, a chapter, a page of the reference, and the search, with its index."""
+    bounds = {"book/index.html": (250, 12), "search.html": (250, 12)}
+    bounds |= {f"{doc}.html": (350, 24) for doc in CHAPTERS}
+    heavy = {}
+    for name, report in reports.items():
+        kilobytes, requests = bounds.get(name, (260, 20))
+        found = weight(html, report["loaded"]) / 1000, len(set(report["loaded"]))
+        if found[0] > kilobytes or found[1] > requests:
+            heavy[name] = found
+    assert not heavy
+
+
+def test_search_index_is_loaded_by_the_search_page_alone(reports):
+    assert [name for name, report in reports.items() if "searchindex.js" in report["loaded"]] == ["search.html"]
+
+
+def test_no_script_style_or_font_is_built_that_no_page_loads(reports, html):
+    loaded = {path for report in reports.values() for path in report["loaded"]}
+    built = {path.relative_to(html).as_posix() for path in (html / "_static").rglob("*")}
+    assert {path for path in built if path.endswith((".js", ".css", ".woff2", ".woff", ".ttf", ".map"))} <= loaded
 
 
 def test_every_picture_says_what_it_shows(reports):
