@@ -8,6 +8,7 @@ the page. Files that no page asks for leave the built book.
 import hashlib
 import posixpath
 import re
+import shutil
 from pathlib import Path
 
 from access import mend
@@ -22,18 +23,18 @@ SCRIPT = "_static/book-pages.js"
 UNUSED = ("sphinx-thebe.js", "design-tabs.js", "bootstrap.js", "fontawesome.js")
 # Scripts of their own: those of the search page and of pages with widgets.
 APART = ("searchtools.js", "language_data.js", "searchindex.js", "widget-host.js")
-LINK = re.compile(r'[ \t]*<link\b[^>]*\bhref="([^"?]*\.css)[^>]*>\n?')
-SOURCE = re.compile(r'[ \t]*<script\b[^>]*\bsrc="([^"?]*\.js)[^>]*></script>\n?')
-INLINE = re.compile(r"[ \t]*<script[^>]*>.*?</script>\n?", re.S)
+LINK = re.compile(r'<link\b[^>]*\bhref="([^"?]*\.css)[^>]*>\n?')
+SOURCE = re.compile(r'<script\b[^>]*\bsrc="([^"?]*\.js)[^>]*></script>\n?')
+INLINE = re.compile(r"<script[^>]*>.*?</script>\n?", re.S)
 # Settings of live code and of a search while typing, neither of which is there.
 LIVE_CODE = re.compile(
-    r'[ \t]*<script(?: type="text/x-thebe-config">'
+    r'<script(?: type="text/x-thebe-config">'
     r"|>(?:kernelName|DOCUMENTATION_OPTIONS)\b).*?</script>\n?",
     re.S,
 )
 VIEWPORT = re.compile(r'<meta (?:content="[^"]*" )?name="viewport"[^>]*>')
 STATE = re.compile(
-    r'\s*<script type="application/vnd\.jupyter\.widget-state\+json">.*?</script>', re.S
+    r'<script type="application/vnd\.jupyter\.widget-state\+json">.*?</script>', re.S
 )
 
 
@@ -183,11 +184,19 @@ def finish(folder):
     remove_unused(folder, pages)
 
 
+def start_anew(app):
+    """Leave no finished page for a build that writes only what has changed."""
+    if Path(app.outdir, STYLE_SHEET).exists():
+        shutil.rmtree(app.outdir)
+        Path(app.outdir).mkdir()
+
+
 def on_finished(app, exception):
     if exception is None and app.builder.format == "html":
         finish(Path(app.outdir))
 
 
 def setup(app):
+    app.connect("builder-inited", start_anew)
     app.connect("build-finished", on_finished, priority=900)
     return {"version": "1", "parallel_read_safe": True}

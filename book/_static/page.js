@@ -1,4 +1,4 @@
-// The menus above an article, and tab stops for formulas that are wider than the page.
+// The menus above an article, tab stops for formulas that are wider than the page, and the light palette on paper.
 
 {
   const toggles = [...document.querySelectorAll('[data-bs-toggle="dropdown"]')];
@@ -33,6 +33,16 @@
       else formula.removeAttribute("tabindex");
     }
   }
+
+  const { dataset } = document.documentElement;
+  let theme = dataset.theme;
+  addEventListener("beforeprint", () => {
+    theme = dataset.theme;
+    dataset.theme = "light";
+  });
+  addEventListener("afterprint", () => {
+    dataset.theme = theme;
+  });
 
   addEventListener("load", markWide);
   addEventListener("resize", markWide);

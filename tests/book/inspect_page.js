@@ -17,6 +17,16 @@
     }
   }
 
+  // Letters of formulas in a font that is not there
+  const numbers = { normal: "400", bold: "700" };
+  const named = (family, weight, style) => `${family} ${numbers[weight] ?? weight} ${style}`.replaceAll('"', "");
+  const there = new Set([...document.fonts].map((face) => named(face.family, face.weight, face.style)));
+  const wanted = inArticle(".katex-html *")
+    .filter((element) => [...element.childNodes].some((node) => node.nodeType === 3 && /[^\s\u200b]/.test(node.data)))
+    .map((element) => getComputedStyle(element))
+    .map((css) => named(css.fontFamily.split(",")[0], css.fontWeight, css.fontStyle));
+  const fontless = [...new Set(wanted)].filter((font) => !there.has(font));
+
   // Pictures
   const unnamed = [
     ...inArticle("article img").filter(
@@ -67,6 +77,7 @@
 
   return {
     unrendered: [...unrendered.map(brief), ...raw],
+    fontless,
     unnamed: unnamed.map(brief),
     faint,
     cards: cards.map(brief),

@@ -15,7 +15,8 @@ INSPECT = Path(__file__).with_name("inspect_page.js").read_text(encoding="utf-8"
 AXE = Path(sys.prefix, "js", "node_modules", "axe-core", "axe.min.js")
 # Contrast is inspected above, faster. The colours of code and the insides of formulas are not for axe.
 RUN_AXE = """() => axe.run({ exclude: [[".highlight pre > *"], [".katex"]] }, {
-  resultTypes: ["violations"], rules: { "color-contrast": { enabled: false } },
+  resultTypes: ["violations"],
+  rules: { "color-contrast": { enabled: false }, "label-content-name-mismatch": { enabled: true } },
 }).then(({ violations }) => violations.map(({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 160)}`))"""
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
@@ -82,10 +83,10 @@ def some_listings(html):
 
 @pytest.fixture(scope="session")
 def reports(browser, serve, html):
-    """Per page, what ``visit`` found. The book's front door is left out: it only sends on to book/index.html."""
+    """Per page, what ``visit`` found."""
     names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
     context, address = browser.new_context(viewport={"width": 1280, "height": 900}), serve(html)
-    pages = [name for name in names if name != "index.html" and not name.startswith(("_static/", "_modules/"))]
+    pages = [name for name in names if not name.startswith(("_static/", "_modules/"))]
     pages += some_listings(html)
     found = {name: visit(context, address, name) for name in pages}
     context.close()
@@ -133,6 +134,10 @@ def test_formulas_are_rendered(reports):
     assert reports["book/notation.html"]["wide"]["formulas"] > 20
 
 
+def test_letters_of_formulas_have_their_fonts(reports):
+    assert not faults(reports, "fontless")
+
+
 def test_no_formula_is_a_tab_stop(reports):
     assert not faults(reports, "formulaStops")
 
@@ -153,7 +158,7 @@ def weight(html, paths):
 
 def test_pages_are_light(reports, html):
     """In kB and in requests: the landing page, a chapter, a page of the reference, and the search, with its index."""
-    bounds = {"book/index.html": (250, 12), "search.html": (250, 12)}
+    bounds = {"index.html": (250, 12), "book/index.html": (250, 12), "search.html": (250, 12)}
     bounds |= {f"{doc}.html": (350, 24) for doc in CHAPTERS}
     heavy = {}
     for name, report in reports.items():
@@ -260,13 +265,31 @@ def test_every_chapter_opens_on_colab(html):
         assert on_colab in pages[f"{doc}.html"].targets
 
 
-def test_search_finds_a_term(browser, serve, html):
-    page = browser.new_page()
-    page.goto(serve(html) + "search.html?q=sliding+window")
-    page.wait_for_selector("#search-results ul.search li a")
-    found = page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+@pytest.fixture
+def search(browser, serve, html):
+    """``search(words)`` gives the pages that are found, the best first."""
+    page, address = browser.new_page(), serve(html)
+
+    def find(words):
+        page.goto(f"{address}search.html?q={words}")
+        page.wait_for_selector("#search-results ul.search li a")
+        page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")
+        return page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+
+    yield find
     page.close()
-    assert "/book/glossary.html" in found
+
+
+def test_search_finds_a_term(search):
+    assert "/book/glossary.html" in search("sliding+window")
+
+
+def test_search_shows_chapters_before_the_reference_but_for_its_names(search):
+    assert search("absorption")[0] == "/book/absorption.html"
+    for words in ("cache", "decode+kernel"):
+        of_the_reference = ["/api/" in path for path in search(words)]
+        assert of_the_reference == sorted(of_the_reference)
+    assert search("mla_decode")[0] == "/book/api/kernels.html"
 
 
 def test_pages_name_one_repository():
