@@ -30,7 +30,6 @@ FONTS = {
     "Size1-Regular",
     "Size2-Regular",
     "Size3-Regular",
-    "Size4-Regular",
     "Typewriter-Regular",
 }
 

@@ -27,7 +27,7 @@ NOT_FOUND = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8" /><meta name="viewport" content="width=device-width" />
-<meta name="robots" content="noindex" />
+<meta name="robots" content="noindex" /><link rel="icon" href="data:," />
 <title>No such page: {title}</title>
 <style>
 body {{ max-width: 34rem; margin: 15vh auto; padding: 0 1.5rem;
