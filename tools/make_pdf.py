@@ -58,7 +58,7 @@ def join(browser: Browser, html: Path, docs: list[str]) -> PdfWriter:
         start = len(writer.pages)
         for page in PdfReader(io.BytesIO(pdf)).pages:
             writer.add_page(page)
-        writer.add_outline_item(title, start)
+        writer.add_outline_item(title=title, page_number=start)
     for page, number in zip(writer.pages, numbers(browser, len(writer.pages)).pages, strict=True):
         page.merge_page(number)
     writer.compress_identical_objects()

@@ -1,10 +1,17 @@
-// How the search ranks: the reference comes after the book, unless a name of the package was asked for.
+// How the search ranks: first the pages whose titles hold all that was asked for, last the reference, unless a name of
+// the package was asked for.
 
 {
-  const isName = /[._]|[a-z][A-Z]/.test(new URLSearchParams(location.search).get("q") ?? "");
+  const asked = new URLSearchParams(location.search).get("q") ?? "";
+  const words = asked.toLowerCase().split(/\s+/);
+  const isName = /[._]|[a-z][A-Z]/.test(asked);
 
   globalThis.Scorer = {
-    score: ([docname, , , , score]) => (docname.startsWith("book/api/") && !isName ? score / 100 : score),
+    score([docname, title, , , score]) {
+      if (isName) return score;
+      if (docname.startsWith("book/api/")) return score / 100;
+      return words.every((word) => title.split(" > ")[0].toLowerCase().includes(word)) ? score + 100 : score;
+    },
     objNameMatch: 11,
     objPartialMatch: 6,
     objPrio: { 0: 15, 1: 5, 2: -5 },
