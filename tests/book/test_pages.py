@@ -1,6 +1,8 @@
 """Every page of the built book, loaded in a browser that can reach nothing but the book."""
 
+import gzip
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
@@ -10,6 +12,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 INSPECT = Path(__file__).with_name("inspect_page.js").read_text(encoding="utf-8")
+AXE = Path(sys.prefix, "js", "node_modules", "axe-core", "axe.min.js")
+# Contrast is left out: what is above inspects it, faster.
+RUN_AXE = """() => axe.run({
+  resultTypes: ["violations"],
+  rules: { "color-contrast": { enabled: false }, "label-content-name-mismatch": { enabled: true } },
+}).then(({ violations }) => violations.map(({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 160)}`))"""
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
 
@@ -32,10 +40,11 @@ CHAPTERS = [doc for doc in READING_ORDER if (ROOT / f"{doc}.ipynb").exists()]
 
 def visit(context, address, name):
     """Load one page; return what it asked for, what it complained of, and what is wrong with it in two guises."""
-    page, outside, complaints = context.new_page(), [], []
+    page, outside, complaints, loaded = context.new_page(), [], [], []
 
     def gate(route):
         if route.request.url.startswith(address):
+            loaded.append(urlparse(route.request.url).path.lstrip("/"))
             route.continue_()
         else:
             outside.append(route.request.url)
@@ -50,15 +59,16 @@ def visit(context, address, name):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", listen)
     page.goto(address + name, wait_until="load")
-    page.evaluate("window.MathJax?.startup?.promise")
+    page.evaluate("document.fonts.ready")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
     page.evaluate("document.documentElement.dataset.theme = 'light'")
-    wide = page.evaluate(INSPECT)
+    wide = page.evaluate(INSPECT) | {"violations": page.evaluate(RUN_AXE)}
     page.set_viewport_size({"width": 390, "height": 844})
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    page.evaluate("() => new Promise(requestAnimationFrame)")
-    narrow = page.evaluate(INSPECT)
+    page.wait_for_timeout(400)  # the theme then looks again for what scrolls
+    narrow = page.evaluate(INSPECT) | {"violations": page.evaluate(RUN_AXE)}
     page.close()
-    return {"outside": outside, "complaints": complaints, "wide": wide, "narrow": narrow}
+    return {"outside": outside, "complaints": complaints, "loaded": loaded, "wide": wide, "narrow": narrow}
 
 
 def some_listings(html):
@@ -73,10 +83,10 @@ def some_listings(html):
 
 @pytest.fixture(scope="session")
 def reports(browser, serve, html):
-    """Per page, what ``visit`` found. The book's front door is left out: it only sends on to book/index.html."""
+    """Per page, what ``visit`` found."""
     names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
     context, address = browser.new_context(viewport={"width": 1280, "height": 900}), serve(html)
-    pages = [name for name in names if name != "index.html" and not name.startswith(("_static/", "_modules/"))]
+    pages = [name for name in names if not name.startswith(("_static/", "_modules/"))]
     pages += some_listings(html)
     found = {name: visit(context, address, name) for name in pages}
     context.close()
@@ -122,6 +132,51 @@ def test_no_page_loads_requirejs(reports):
 def test_formulas_are_rendered(reports):
     assert not faults(reports, "unrendered")
     assert reports["book/notation.html"]["wide"]["formulas"] > 20
+
+
+def test_letters_of_formulas_have_their_fonts(reports):
+    assert not faults(reports, "fontless")
+
+
+def test_no_formula_is_a_tab_stop(reports):
+    assert not faults(reports, "formulaStops")
+
+
+def test_icons_are_drawn(reports):
+    assert not faults(reports, "icons")
+
+
+def test_no_rule_of_axe_is_violated(reports):
+    assert not faults(reports, "violations")
+
+
+def weight(html, paths):
+    """Bytes of files as a server sends them: compressed, but for what is compressed already."""
+    whole = [(html / unquote(path)).read_bytes() for path in set(paths)]
+    return sum(min(len(body), len(gzip.compress(body, 6))) for body in whole)
+
+
+def test_pages_are_light(reports, html):
+    """In kB and in requests: the landing page, a chapter, a page of the reference, and the search, with its index."""
+    bounds = {"index.html": (250, 12), "book/index.html": (250, 12), "search.html": (250, 12)}
+    bounds |= {f"{doc}.html": (350, 24) for doc in CHAPTERS}
+    heavy = {}
+    for name, report in reports.items():
+        kilobytes, requests = bounds.get(name, (260, 20))
+        found = weight(html, report["loaded"]) / 1000, len(set(report["loaded"]))
+        if found[0] > kilobytes or found[1] > requests:
+            heavy[name] = found
+    assert not heavy
+
+
+def test_search_index_is_loaded_by_the_search_page_alone(reports):
+    assert [name for name, report in reports.items() if "searchindex.js" in report["loaded"]] == ["search.html"]
+
+
+def test_no_script_style_or_font_is_built_that_no_page_loads(reports, html):
+    loaded = {path for report in reports.values() for path in report["loaded"]}
+    built = {path.relative_to(html).as_posix() for path in (html / "_static").rglob("*")}
+    assert {path for path in built if path.endswith((".js", ".css", ".woff2", ".woff", ".ttf", ".map"))} <= loaded
 
 
 def test_every_picture_says_what_it_shows(reports):
@@ -210,13 +265,31 @@ def test_every_chapter_opens_on_colab(html):
         assert on_colab in pages[f"{doc}.html"].targets
 
 
-def test_search_finds_a_term(browser, serve, html):
-    page = browser.new_page()
-    page.goto(serve(html) + "search.html?q=sliding+window")
-    page.wait_for_selector("#search-results ul.search li a")
-    found = page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+@pytest.fixture
+def search(browser, serve, html):
+    """``search(words)`` gives the pages that are found, the best first."""
+    page, address = browser.new_page(), serve(html)
+
+    def find(words):
+        page.goto(f"{address}search.html?q={words}")
+        page.wait_for_selector("#search-results ul.search li a")
+        page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")
+        return page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+
+    yield find
     page.close()
-    assert "/book/glossary.html" in found
+
+
+def test_search_finds_a_term(search):
+    assert "/book/glossary.html" in search("sliding+window")
+
+
+def test_search_shows_chapters_before_the_reference_but_for_its_names(search):
+    assert search("absorption")[0] == "/book/absorption.html"
+    for words in ("cache", "decode+kernel"):
+        of_the_reference = ["/api/" in path for path in search(words)]
+        assert of_the_reference == sorted(of_the_reference)
+    assert search("mla_decode")[0] == "/book/api/kernels.html"
 
 
 def test_pages_name_one_repository():
