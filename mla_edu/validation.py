@@ -20,6 +20,12 @@ def _even(width: int) -> int:
     return width
 
 
+def _countable(number: int) -> int:
+    if number > MOST:  # no `le` of pydantic's, which would replace that of a field
+        raise ValueError(f"expected less than or equal to {MOST}")
+    return number
+
+
 # What Python calls by names that a reader of YAML or JSON does not know.
 KINDS = {"tuple_type": "expected a list", "model_type": "expected a mapping of names to values"}
 
@@ -27,8 +33,8 @@ MOST = 2**63 - 1  # what a tensor can count; a product of a few such numbers is 
 TEXT = 2**26  # bytes: more than any config.json, index or file of prompts has
 
 # Strict: neither True nor "8" nor 8.0 is the integer 8.
-PositiveInt = Annotated[int, Field(strict=True, gt=0, le=MOST)]
-NonNegativeInt = Annotated[int, Field(strict=True, ge=0, le=MOST)]
+PositiveInt = Annotated[int, Field(strict=True, gt=0), AfterValidator(_countable)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0), AfterValidator(_countable)]
 EvenPositiveInt = Annotated[PositiveInt, AfterValidator(_even)]
 EvenNonNegativeInt = Annotated[NonNegativeInt, AfterValidator(_even)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
