@@ -22,24 +22,23 @@ NAME = "Multi-head latent attention"
 LANDING = {  # the landing page has its own words
     "title": NAME,
     "question": "A free book that runs: from equations to a decode kernel.",
-    "figure": (BOOK / "figures" / "cache-per-token.svg").read_text(encoding="utf-8"),
+    "figure": (BOOK / "figures" / "data-flow.svg").read_text(encoding="utf-8"),
 }
 CARDS = BOOK / "_static" / "cards"
 SIZE = 1200, 630
 COLOURS = 128
-PAGE = """<!doctype html><meta charset="utf-8"><style>
+PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="../book.css"><style>
 @font-face {{ font-family: Book; src: url("{fonts}/source-serif-4-latin-wght-normal.woff2"); font-weight: 200 900; }}
-:root {{ --mla-query: #3f7fd1; --mla-key: #d9722e; --mla-rope: #2f9e77; --mla-value: #a35fc0; --mla-rule: #e2ded6;
-  --mla-tint: #f7f5f0; --pst-color-text-base: #23211d; --pst-color-text-muted: #635e55;
-  --pst-color-background: #fffefb; }}
 * {{ box-sizing: border-box; margin: 0; }}
 body {{ width: 1200px; height: 630px; padding: 44px 52px; display: grid; gap: 0 44px;
-  grid: auto auto 1fr auto / minmax(0, 1fr) minmax(0, 1fr); background: #fffefb; color: #23211d;
-  font: 34px/1.3 Book, serif;  border-top: 14px solid #3f7fd1; }}
+  grid: auto auto 1fr auto / minmax(0, 1fr) minmax(0, 1fr);
+  background: var(--pst-color-background); color: var(--pst-color-text-base);
+  font: 34px/1.3 Book, serif;  border-top: 14px solid var(--mla-query); }}
 h1 {{ font-size: 70px; font-weight: 600; line-height: 1.08; letter-spacing: -0.01em; margin: 8px 0 28px; }}
 main {{ grid-area: 1 / 2 / 5 / 3; min-height: 0; display: flex; justify-content: center; align-items: center; }}
-main svg {{ width: 100%; height: 100%; color: #23211d; font-family: Book, serif; }}
-footer {{ grid-area: 4 / 1; font-size: 26px; color: #635e55; display: flex; gap: 16px; align-items: center; }}
+main svg {{ width: 100%; height: 100%; color: inherit; font-family: Book, serif; }}
+footer {{ grid-area: 4 / 1; font-size: 26px; color: var(--pst-color-text-muted);
+  display: flex; gap: 16px; align-items: center; }}
 footer svg {{ width: 40px; height: 40px; }}
 </style><h1>{title}</h1><p>{question}</p><main>{figure}</main><footer>{logo} {name}</footer>"""
 
@@ -57,11 +56,13 @@ def words(slug: str) -> tuple[str, str]:
 
 
 def figure(slug: str) -> str:
-    """The first figure of a chapter, as SVG, or nothing."""
+    """The first figure of a chapter that does not move, as SVG, or nothing."""
     for cell in json.loads((BOOK / f"{slug}.ipynb").read_text(encoding="utf-8"))["cells"]:
         linked = re.search(r"figures/[\w-]+\.svg", "".join(cell["source"]))
         if cell["cell_type"] == "markdown" and linked:
-            return (BOOK / linked[0]).read_text(encoding="utf-8")
+            svg = (BOOK / linked[0]).read_text(encoding="utf-8")
+            if "<script" not in svg:
+                return svg
         for output in cell.get("outputs", ()):
             if "image/svg+xml" in output.get("data", {}):
                 svg = "".join(output["data"]["image/svg+xml"])

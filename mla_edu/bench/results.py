@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, Val
 import mla_edu
 from mla_edu.bench.grid import Case, LayerCase
 from mla_edu.cost import Rates, pace, step_seconds
-from mla_edu.registry import GPUSpec, get_gpu, list_gpus
 
 OURS = "ours"
 GLUON = "ours-gluon"  # where it runs
@@ -283,12 +282,6 @@ def _row(results: LayerResults, limits: CaseLimits) -> dict[str, Any]:
         "cache_bytes": case.cache_bytes,
         "weight_bytes": case.weight_bytes,
     }
-
-
-def gpu_of(machine: Machine) -> GPUSpec | None:
-    """The GPU of the registry that a machine is: "NVIDIA A100-SXM4-80GB" is "a100-80gb"; None if it is not there."""
-    words = set(re.split(r"[^a-z0-9]+", machine.name.lower()))
-    return next((get_gpu(name) for name in list_gpus() if set(name.split("-")) <= words), None)
 
 
 def kernel_sources() -> str:

@@ -30,6 +30,7 @@ OTHERS = (
 )
 MAGIC = {b"GGUF": "a GGUF file", b"PK\x03\x04": "a ZIP archive, as PyTorch saves weights"}
 
+
 @runtime_checkable
 class HasDict(Protocol):
     """A configuration of transformers."""

@@ -13,9 +13,7 @@ from mla_edu.bench.results import (
     MEASURED,
     LayerResults,
     Limits,
-    Machine,
     Measurement,
-    gpu_of,
     kernel_sources,
     layer_steps,
     measured,
@@ -96,26 +94,6 @@ def test_bad_file_is_refused_with_its_name_and_place(make_results, case, tmp_pat
     path.write_text(path.read_text().replace("12.5", "-1"))
     with pytest.raises(ValueError, match=r"kernel-test-gpu.json at measurements.0.microseconds: .* greater than 0"):
         read_results(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "gpu"),
-    [
-        ("NVIDIA H200", "h200"),
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("Tesla T4", "t4"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", "l40s"),
-        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
-        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
-        ("AMD Instinct MI300X", "mi300x"),
-        ("NVIDIA H20", None),
-    ],
-)
-def test_machine_is_found_in_the_registry(name, gpu):
-    found = gpu_of(Machine(name=name, multiprocessors=1, memory_bytes=1, l2_bytes=1, driver="1"))
-    assert (found and found.name) == gpu
 
 
 def test_sources_cover_every_module_that_the_backend_runs_and_change_with_it(tmp_path, monkeypatch):
