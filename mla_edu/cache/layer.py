@@ -1,7 +1,8 @@
 """What the caches of all kinds of layers share."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -65,11 +66,11 @@ class LayerCache:
         """What new tokens come in."""
         return self.memory[0].dtype
 
-    def step(self, num_new: int, sequences: Sequence[int] | None = None) -> AbstractContextManager[Step]:
+    def step(self, num_new: int, sequences: Collection[SupportsIndex] | None = None) -> AbstractContextManager[Step]:
         """``table.step``: some of the sequences grow, each by ``num_new`` tokens."""
         return self.table.step(num_new, sequences)
 
-    def truncate(self, length: int, sequences: Sequence[int] | None = None) -> None:
+    def truncate(self, length: int, sequences: Collection[SupportsIndex] | None = None) -> None:
         """``table.truncate``: forget the tokens past the first ``length``."""
         self.table.truncate(length, sequences)
 

@@ -13,7 +13,7 @@ nothing copied to it, so that a step over pages can be captured as a CUDA graph.
 """
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import SupportsIndex
@@ -106,7 +106,7 @@ class SequenceTable:
         return self.batch_size, self.max_seq_len
 
     @contextmanager
-    def step(self, num_new: int, sequences: Sequence[int] | None = None) -> Iterator[Step]:
+    def step(self, num_new: int, sequences: Collection[SupportsIndex] | None = None) -> Iterator[Step]:
         """Add ``num_new`` tokens to each of some sequences; within a step under way, take part in it.
 
         Args:
@@ -126,7 +126,7 @@ class SequenceTable:
             yield step
 
     @contextmanager
-    def steps(self, groups: Sequence[tuple[int, Sequence[int]]]) -> Iterator[list[Step]]:
+    def steps(self, groups: Sequence[tuple[int, Collection[SupportsIndex]]]) -> Iterator[list[Step]]:
         """Add tokens to groups of sequences, to each sequence of a group as many; all grow, or none.
 
         Args:
@@ -138,9 +138,9 @@ class SequenceTable:
         """
         if self._steps:
             raise ValueError("a step is under way; expected steps after it")
-        groups = [(check_integer("num_new", num_new, 0), self.check_sequences(these)) for num_new, these in groups]
-        self.check_sequences([sequence for _, these in groups for sequence in these])
-        steps = [Step(self, these, num_new) for num_new, these in groups]
+        numbered = [(check_integer("num_new", num_new, 0), self.check_sequences(these)) for num_new, these in groups]
+        self.check_sequences([sequence for _, these in numbered for sequence in these])
+        steps = [Step(self, these, num_new) for num_new, these in numbered]
         for step in steps:
             for sequence, length in zip(step.sequences, step.lengths, strict=True):
                 if length > self.max_seq_len:
@@ -179,7 +179,7 @@ class SequenceTable:
         """The step under way; outside of one, an empty step over all sequences."""
         return self._running or Step(self, None, 0)
 
-    def truncate(self, length: int, sequences: Sequence[int] | None = None) -> None:
+    def truncate(self, length: int, sequences: Collection[SupportsIndex] | None = None) -> None:
         """Forget the tokens past the first ``length`` of each sequence that holds more.
 
         Raises:
@@ -198,7 +198,7 @@ class SequenceTable:
             self.seq_lens[longer] = length
         self._release(longer)
 
-    def check_sequences(self, sequences: Sequence[int]) -> list[int]:
+    def check_sequences(self, sequences: Collection[SupportsIndex]) -> list[int]:
         """The sequences as a list of their numbers.
 
         Raises:
@@ -244,7 +244,7 @@ class SequenceTable:
     def _release(self, sequences: Sequence[int]) -> None:
         """Give back the room past the lengths of some sequences; a row of memory keeps it."""
 
-    def _check_same(self, running: Step, num_new: int, sequences: Sequence[int] | None) -> None:
+    def _check_same(self, running: Step, num_new: int, sequences: Collection[SupportsIndex] | None) -> None:
         if num_new != running.num_new:
             raise ValueError(f"num_new is {num_new}; expected {running.num_new}, as in the step under way")
         if sequences is None:
