@@ -52,7 +52,7 @@ FILES = {
     "types-few.json": LLAMA | {"layer_types": ["full_attention"]},
     "a.gguf": b"GGUF\3\0\0\0",
     "latin.json": b'{"model_type": "\xff\xfe"}',
-    "utf-16-bare.json": json.dumps(LLAMA).encode("utf-16-be"),
+    "utf-16-bare.yaml": "a: 1".encode("utf-16-be"),
     "deep.yaml": "[" * 200_000,
     "alias.yaml": "a: &a [1]\nb: *a",
     "list.yaml": "[]",
@@ -127,7 +127,7 @@ BAD = [
         ["train", name, "--out", "run"]
         for name in ("deep.yaml", "alias.yaml", "sparse.yaml", "list.yaml", "empty.yaml")
     ),
-    *(["train", name, "--out", "run"] for name in ("pipe", ".", "nowhere.yaml", "a.gguf", "utf-16-bare.json", LONG)),
+    *(["train", name, "--out", "run"] for name in ("pipe", ".", "nowhere.yaml", "a.gguf", "utf-16-bare.yaml", LONG)),
     *(["generate", name, "--prompt", "a"] for name in ("nowhere", "folder", "good.json", "pipe", LONG)),
     *(["generate", ".", "--prompts", name] for name in ("pipe", "sparse.txt", "empty.txt", "wide.jsonl", ".", "x")),
     *(["generate", ".", "--prompt", "a", option, "nan"] for option in ("--temperature", "--top-p", "--seed")),

@@ -202,7 +202,7 @@ def test_the_text_part_of_a_multimodal_model_is_read():
         ("{}", "model_type is None; expected the name of a model family"),
         ('{"model_type": "gpt9"}', "model_type is 'gpt9'; expected one of .*llama"),
         (
-            '{"model_type": "llama", "num_attention_heads": 8}',
+            '{"model_type": "llama", "hidden_size": null, "num_attention_heads": 8}',
             "hidden_size is None; expected a positive number",
         ),
         ('{"model_type": "llama", "hidden_size": "x", "num_attention_heads": 2}', "hidden_size is 'x'"),
