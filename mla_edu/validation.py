@@ -6,6 +6,8 @@ import os
 import re
 import reprlib
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, get_args
@@ -31,6 +33,7 @@ KINDS = {"tuple_type": "expected a list", "model_type": "expected a mapping of n
 
 MOST = 2**63 - 1  # what a tensor can count; a product of a few such numbers is still a float
 TEXT = 2**26  # bytes: more than any config.json, index or file of prompts has
+LONGEST = 400  # letters of a path that an error repeats
 
 # Strict: neither True nor "8" nor 8.0 is the integer 8.
 PositiveInt = Annotated[int, Field(strict=True, gt=0), AfterValidator(_countable)]
@@ -49,9 +52,15 @@ def shown(value: object) -> str:
     short.maxlevel, short.maxlist, short.maxdict = 3, 10, 10
     short.maxstring, short.maxother, short.maxlong = 200, 200, 60
     try:
-        return short.repr(value)
+        return " ".join(short.repr(value).split("\n"))
     except ValueError:  # Python writes no integer of more digits
         return "an integer of more than 4300 digits"
+
+
+def readable(name: object) -> str:
+    """A name of a file or a tensor in at most a line: ``shown`` where it is long, or has letters that screens obey."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= LONGEST else shown(text)
 
 
 def kind_of(value: object) -> str:
@@ -83,6 +92,48 @@ def check_integer(name: str, value: object, lowest: int = 1, highest: int | None
     if highest is not None:
         expected = f"an integer from {lowest:,} to {highest:,}"
     raise ValueError(f"{name} is {shown(value)}; expected {expected}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a path: an integer would be the number of an open file."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {shown(value)}; expected a path")
+
+
+def check_folder(name: str, value: str | Path, expected: str) -> None:
+    """Raise an error unless ``value`` is a folder; where it is a file, the folder that holds it is named.
+
+    Raises:
+        TypeError: it is no path.
+        FileNotFoundError: there is nothing.
+        ValueError: there is something else.
+    """
+    check_path(name, value)
+    if not os.path.lexists(value):
+        raise FileNotFoundError(f"{readable(value)}: no such folder; expected {expected}")
+    if not os.path.isdir(value):
+        hint = f", such as {readable(Path(value).parent)}" if os.path.isfile(value) else ""
+        raise ValueError(f"{readable(value)} is no folder; expected {expected}{hint}")
+
+
+def check_device(device: object) -> None:
+    """Raise an error unless tensors can lie on ``device``; None is torch's default.
+
+    Raises:
+        TypeError: it is neither a ``torch.device`` nor its name or number.
+        ValueError: there is no such device.
+    """
+    if device is None:
+        return
+    import torch
+
+    if isinstance(device, bool) or not isinstance(device, torch.device | str | int):
+        raise TypeError(f"device is {shown(device)}; expected a torch.device or its name, such as 'cpu' or 'cuda:0'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"device is {shown(device)}; expected one that is there: {reason}") from None
 
 
 class Checked(BaseModel):
@@ -117,6 +168,10 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
     for fault in error.errors(include_url=False, include_context=False):
         message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         message = KINDS.get(fault["type"], message)
+        if fault["type"] == "union_tag_invalid":
+            message = re.sub(
+                r".* using (.*) does not match any of the expected tags: ", r"expected \1 one of ", message
+            )
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden" and model is not None:
             message = _nearest(fault["loc"], model)
@@ -198,24 +253,33 @@ def read_text(path: str | Path, expected: str, limit: int = TEXT) -> str:
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
+        TypeError: ``path`` is none.
         ValueError: it is a folder or a device, too large, or no text.
     """
     with open_file(path, expected) as file:
-        return decode(file, str(path), expected, limit)
+        return decode(file, readable(path), expected, limit)
 
 
-def open_file(path: str | Path, expected: str) -> IO[bytes]:
+@contextmanager
+def open_file(path: str | Path, expected: str) -> Iterator[IO[bytes]]:
     """A user's file, open; raises as ``read_text`` does where there is none or it is a folder or a device."""
+    check_path("path", path)
     try:
         mode = os.stat(path).st_mode
     except PermissionError:
         raise
     except (OSError, ValueError):  # a name that no file can have, too
-        raise FileNotFoundError(f"{path}: no such file; expected {expected}") from None
+        raise FileNotFoundError(f"{readable(path)}: no such file; expected {expected}") from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise ValueError(f"{path} is {kind}; expected {expected}")
-    return open(path, "rb")
+        raise ValueError(f"{readable(path)} is {kind}; expected {expected}")
+    with open(path, "rb") as file:
+        try:
+            yield file
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def decode(file: IO[bytes], where: str, expected: str, limit: int = TEXT) -> str:

@@ -354,3 +354,69 @@ def test_a_full_disk_is_one_line(arguments):
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert (done.returncode, done.stderr) == (2, "mla-edu: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cache", "deepseek-v3", "--dtype", "int4"], "--dtype is 'int4'; expected fp32, fp16, bf16 or fp8"),
+        (["cache", "deepseek-v3", "--dtype", "fp8_csa"], "--dtype is 'fp8_csa' for a model such as deepseek-v3"),
+        (["cache", "deepseek-v3", "--weights-dtype", "q4"], "--weights-dtype is 'q4'; expected one of fp32"),
+        (["cache", "deepseek-v3", "--pp", "1000"], "--pp is 1000; expected at most the 61 layers"),
+        (["cache", "deepseek-v3", "--tp", "8", "--ep", "5"], "--ep is 5; expected a divisor of the 8 GPUs"),
+        (["cache", "deepseek-v3", "--tp", "3", "--gpus", "8"], "--tp x --dp x --cp x --pp is 3 x 1 x 1 x 1; expected"),
+        (["doctor", "deepseek-v3", "--tokens", "1k", "--dtype", "int4"], "--dtype is 'int4'; expected"),
+        (["doctor", "deepseek-v3", "--tokens", "1k", "--pp", "99"], "--pp is 99; expected"),
+        (["doctor", "deepseek-v3", "--tokens", "1k", "--tolerance", "nan"], "--tolerance is nan; expected"),
+        (["cache", "deepseek-v3", "--tokens", "9" * 13], "expected a positive number of at most 12 digits"),
+        (
+            ["generate", "good.json", "--prompt", "a"],
+            "good.json is no folder; expected a checkpoint: config.json beside",
+        ),
+    ],
+)
+def test_an_error_names_the_option(arguments, message):
+    refused(run(*arguments), message)
+
+
+def test_a_name_that_a_screen_would_obey_is_spelt_out(folder):
+    refused(run("cache", "./\x1b[31m\u202e"), r"\x1b[31m\u202e")
+    (folder / "\x1b[31mred").mkdir()
+    (folder / "\x1b[31mred" / "config.json").write_text(json.dumps(LLAMA))
+    result = run("cache", "./\x1b[31mred")
+    assert result.exit_code == 0 and "\x1b" not in result.stdout and r"\x1b[31mred" in result.stdout
+
+
+def test_a_wrong_path_is_told_before_torch_is_read(monkeypatch):
+    """Which takes seconds."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    refused(run("train", "nowhere.yaml", "--out", "run"), "nowhere.yaml: no such file; expected a YAML file")
+    refused(run("generate", "nowhere", "--prompt", "a"), "nowhere: no such folder; expected a checkpoint")
+
+
+def test_what_stdout_cannot_write_is_spelt_out(folder):
+    """A name in Latin-1, where the terminal is UTF-8, and one in UTF-8, where it is ASCII."""
+    for name, encoding, written in (
+        (b"caf\xe9.json", "utf-8", "caf"),
+        ("😀.json".encode(), "ascii", r"\U0001f600.json"),
+    ):
+        with open(name, "w") as file:
+            json.dump(LLAMA, file)
+        command = [sys.executable, "-m", "mla_edu.cli", "cache", name]
+        result = subprocess.run(
+            command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+        )
+        assert (result.returncode, result.stderr) == (0, b"") and written in result.stdout.decode()
+
+
+def test_a_closed_stdin_is_one_line():
+    command = f"exec {sys.executable} -m mla_edu.cli cache - <&-"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "mla-edu: model is '-', but stdin is closed; expected a config.json through a pipe\n"
+
+
+def test_a_home_that_is_not_known_is_one_line(monkeypatch):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", "~nobody-of-that-name/hub")
+    refused(run("cache", "a/b"), "~nobody-of-that-name/hub cannot be found without a home; expected HF_HOME, or HOME")

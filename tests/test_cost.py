@@ -24,6 +24,7 @@ from mla_edu.cost import (
     mla_row_bytes,
     num_attention_parameters,
     num_scores,
+    number_format,
     pace,
     projection_cost,
     rates,
@@ -32,6 +33,7 @@ from mla_edu.cost import (
     sequence_bytes,
     state_bytes,
     step_seconds,
+    weight_format,
 )
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 from strategies import gqa_configs, mla_configs
@@ -354,3 +356,17 @@ def test_bad_input_is_one_clear_error(call, message):
 def test_a_wrong_kind_of_model_is_named():
     with pytest.raises(TypeError, match="model_or_config is a list"):
         kv_cache_bytes([V3], 1)
+
+
+@pytest.mark.parametrize("dtype", [None, [], {}, 1, 10**400])
+def test_what_is_no_word_is_no_format(dtype):
+    for ask in (number_format, cache_format, weight_format):
+        with pytest.raises(ValueError, match="dtype is .*; expected") as caught:
+            ask(dtype)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("machine", [None, 1, [], {}])
+def test_what_is_no_machine_is_one_error(machine):
+    with pytest.raises(TypeError, match="machine is .*; expected a GPU, its name or its Rates"):
+        rates(machine)

@@ -4,12 +4,23 @@ import json
 import os
 
 import pytest
+import torch
 
 from mla_edu.config import GQAConfig
 from mla_edu.cost import weight_bytes
 from mla_edu.hf.config_file import read_json_object
 from mla_edu.models.config import read_mapping
-from mla_edu.validation import check_flag, check_integer, parse_user_yaml, read_text, shown
+from mla_edu.validation import (
+    check_device,
+    check_flag,
+    check_folder,
+    check_integer,
+    open_file,
+    parse_user_yaml,
+    read_text,
+    readable,
+    shown,
+)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +153,68 @@ def test_yaml_of_a_user_is_an_answer_or_one_error(tmp_path, text, message):
 def test_yaml_of_a_user_is_read():
     values = {"a": [1, 2.5, None, "x"], "b": {"c": True}}
     assert parse_user_yaml(json.dumps(values)) == values
+
+
+def test_a_value_of_several_lines_is_shown_in_one():
+    assert "\n" in repr(torch.zeros(2, 2)) and "\n" not in shown(torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "\u202egnp.json", "x" * 5000, "\udce9"])
+def test_a_name_that_a_screen_would_obey_is_spelt_out(name):
+    assert readable("été 😀/config.json") == "été 😀/config.json"
+    said = readable(name)
+    assert said.isprintable() and said.isascii() and len(said) < 300
+
+
+@pytest.mark.parametrize("value", [None, 1, True, b"a", ["a"]])
+def test_a_number_is_no_path_and_closes_no_open_file(value):
+    with pytest.raises(TypeError, match="path is .*; expected a path"):
+        read_text(value, "a text")
+    os.fstat(1)  # still open
+
+
+def test_an_error_while_reading_names_the_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("x")
+    with pytest.raises(OSError, match=r"Input/output error: '.*a'"), open_file(path, "a text"):
+        raise OSError(5, "Input/output error")
+
+
+def test_a_file_in_place_of_its_folder_is_a_hint(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    check_folder("folder", tmp_path, "a folder")
+    with pytest.raises(ValueError, match=f"config.json is no folder; expected a checkpoint, such as {tmp_path}$"):
+        check_folder("folder", tmp_path / "config.json", "a checkpoint")
+    with pytest.raises(FileNotFoundError, match="x+.*: no such folder; expected a checkpoint"):
+        check_folder("folder", "x" * 5000, "a checkpoint")
+    with pytest.raises(TypeError, match="folder is 5; expected a path"):
+        check_folder("folder", 5, "a checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ("nowhere", ValueError, "device is 'nowhere'; expected one that is there: Expected one of cpu, cuda"),
+        ("cpu\n", ValueError, "device is 'cpu.n'; expected one that is there"),
+        (-1, ValueError, "device is -1; expected one that is there"),
+        (2**70, ValueError, "device is .*; expected one that is there"),
+        (True, TypeError, "device is True; expected a torch.device or its name, such as 'cpu'"),
+        (1.5, TypeError, "device is 1.5; expected a torch.device"),
+    ],
+)
+def test_a_device_is_one_that_is_there(device, error, message):
+    check_device(None)
+    check_device("cpu")
+    with pytest.raises(error, match=message):
+        check_device(device)
+
+
+def test_a_tag_that_is_none_is_told_in_the_words_of_the_others():
+    with pytest.raises(ValueError, match="rope_scaling: expected 'rope_type' one of 'linear', 'llama3'"):
+        GQAConfig(
+            hidden_size=8,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=4,
+            rope_scaling={"rope_type": "x", "factor": 2.0},
+        )

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 import mla_edu.bench.run as bench
 from mla_edu.bench.clock import Call
 from mla_edu.bench.libraries import Unsupported, load
-from mla_edu.bench.results import CPU
+from mla_edu.bench.results import CPU, write_whole
 from mla_edu.bench.transformers_layer import EXTRA, probe_transformers
 from mla_edu.models import Decoder, ModelCache, save_model
 from mla_edu.models.load import OURS
@@ -78,9 +78,7 @@ class ModelResults(BaseModel):
     def write(self, folder: Path) -> Path:
         """Write ``model-cpu.json`` into a folder, whole or not at all."""
         path = folder / f"model-{self.machine.slug}.json"
-        draft = path.with_suffix(".part")
-        draft.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
         return path
 
 

@@ -1,6 +1,7 @@
 """What a run found: one JSON file per grid and machine, checked when it is read."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,6 +137,17 @@ def file_name(grid: str, machine: Machine | CPU, toy: bool) -> str:
     return f"{'toy-' if toy else ''}{grid}-{machine.slug}.json"
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, whoever else writes it at the same time: the last one stands."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 class Outcome(Record):
     """What one run on one machine found. Each grid has a subclass."""
 
@@ -149,9 +161,7 @@ class Outcome(Record):
     def write(self, folder: Path) -> Path:
         """Write ``<grid>-<machine>.json`` into a folder, whole or not at all."""
         path = folder / file_name(self.grid, self.machine, self.toy)
-        draft = path.with_suffix(".part")
-        draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
         return path
 
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 import mla_edu.bench.run as bench
-from mla_edu.bench.results import CPU, MEASURED
+from mla_edu.bench.results import CPU, MEASURED, write_whole
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.layers.gqa import GroupedQueryAttention
 from mla_edu.models import Decoder, ModelConfig
@@ -149,9 +149,7 @@ class Sweep(_Record):
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        draft = path.with_suffix(".part")
-        draft.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

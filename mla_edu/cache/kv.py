@@ -102,7 +102,9 @@ class KVCache(KeysAndValues):
         table: SequenceTable | None = None,
     ):
         check_config(config, GQAConfig, MLAConfig)
-        super().__init__(config, table or SequenceTable(batch_size, max_seq_len, device), dtype)
+        table = SequenceTable(batch_size, max_seq_len, device) if table is None else table
+        check_table(table, SequenceTable)
+        super().__init__(config, table, dtype)
 
 
 class PagedKVCache(KeysAndValues):

@@ -89,7 +89,8 @@ class LatentCache(Latents):
     ):
         check_config(config, MLAConfig)
         check_dtype(dtype)
-        table = table or SequenceTable(batch_size, max_seq_len, device)
+        table = SequenceTable(batch_size, max_seq_len, device) if table is None else table
+        check_table(table, SequenceTable)
         shape = (*table.memory_shape, config.elements_per_token)
         self.rows = torch.empty(shape, dtype=dtype, device=table.seq_lens.device)
         super().__init__(config, table, self.rows)

@@ -114,7 +114,7 @@ def check_dtype(dtype: object, *further: torch.dtype) -> None:
         raise ValueError(f"dtype is {dtype}; expected {', '.join(map(str, known[:-1]))} or {known[-1]}")
 
 
-def check_table(table: object) -> None:
-    """Raise ``TypeError`` unless ``table`` is a ``PageTable``."""
-    if not isinstance(table, PageTable):
-        raise TypeError(f"table is a {type(table).__name__}; expected a PageTable")
+def check_table(table: object, kind: type[SequenceTable] = PageTable) -> None:
+    """Raise ``TypeError`` unless ``table`` is of a kind."""
+    if not isinstance(table, kind):
+        raise TypeError(f"table is a {type(table).__name__}; expected a {kind.__name__}")

@@ -22,7 +22,9 @@ import torch
 from jaxtyping import Int, Int32
 from torch import Tensor
 
-from mla_edu.validation import check_integer, shown
+from mla_edu.validation import check_device, check_integer, shown
+
+MOST = 2**31 - 1  # tokens, pages or sequences of a table
 
 
 class Step:
@@ -84,11 +86,13 @@ class SequenceTable:
         seq_lens: the same, int32 on the device.
 
     Raises:
-        ValueError: a size is not positive.
+        TypeError: ``device`` is none.
+        ValueError: a size is out of range, or there is no such device.
     """
 
     def __init__(self, batch_size: int = 1, max_seq_len: int = 4096, device: torch.device | str | None = None):
         check_sizes(batch_size=batch_size, max_seq_len=max_seq_len)
+        check_device(device)
         self.max_seq_len = max_seq_len
         self.lengths = [0] * batch_size
         self.seq_lens = torch.zeros(batch_size, dtype=torch.int32, device=device)
@@ -254,9 +258,9 @@ class SequenceTable:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise ``ValueError`` for the first size that is not positive."""
+    """Raise ``ValueError`` for the first size that is not positive, or that a table, in int32, cannot count."""
     for name, size in sizes.items():
-        check_integer(name, size)
+        check_integer(name, size, 1, MOST)
 
 
 def as_integer(value: SupportsIndex) -> int:

@@ -1,5 +1,6 @@
 """The ``mla-edu`` command: what a model's cache takes, what its kernel compiles to and how fast it is; models."""
 
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -25,6 +26,9 @@ class _Commands(typer.core.TyperGroup):
     """Commands that say in one line what is wrong with their input, and end with 2."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name of a file may have letters that it cannot write
         try:
             status = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:

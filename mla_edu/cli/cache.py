@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -15,8 +17,32 @@ from mla_edu.registry import GPUSpec, get_gpu
 from mla_edu.words import parse_count, parse_parameters, size
 
 GPUS = 8  # where neither their number nor a GPU is given: those of a server
+# What the arguments of the cost model are called on the command line.
+OPTIONS = {
+    "dtype": "--dtype",
+    "weights_dtype": "--weights-dtype",
+    "tensor": "--tp",
+    "data": "--dp",
+    "context": "--cp",
+    "pipeline": "--pp",
+    "experts": "--ep",
+    "tensor x data x context x pipeline": "--tp x --dp x --cp x --pp",
+    "tolerance": "--tolerance",
+}
 Ways = dict[str, cost.Parallelism]
 Row = dict[str, Any]
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """An error about an argument of the cost model names the option that it came from."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(" is ")
+        if name not in OPTIONS:
+            raise
+        raise ValueError(f"{OPTIONS[name]} is {rest}") from None
 
 
 def read_layout(
@@ -79,13 +105,15 @@ def cache(
     """
     num_tokens, batch_size = parse_count(tokens, "--tokens"), parse_count(batch, "--batch")
     card = None if gpu is None else get_gpu(gpu)
-    cached = cost.cache_format(dtype)
-    weights = None if weights_dtype is None else cost.weight_format(weights_dtype)
-    num_gpus, layout = read_layout(gpus, tp, dp, cp, pp, ep)
+    with naming_options():
+        cached = cost.cache_format(dtype)
+        weights = None if weights_dtype is None else cost.weight_format(weights_dtype)
+        num_gpus, layout = read_layout(gpus, tp, dp, cp, pp, ep)
     num_parameters = None if parameters is None else parse_parameters(parameters, "--parameters")
 
-    def row_of(name: str) -> Row:
-        spec = _with_parameters(model_of(name), num_parameters, weights)
+    @naming_options()
+    def row_of(spec: ModelSpec) -> Row:
+        spec = _with_parameters(spec, num_parameters, weights)
         if layout is not None:
             cost.check_layout(spec, layout)
         count = num_gpus or (card and cost.fewest_gpus(spec, card, weights)) or GPUS
@@ -102,7 +130,7 @@ def cache(
     rows, refused = [], {}
     for name in models:
         try:
-            rows.append(row_of(name))
+            rows.append(row_of(model_of(name)))
         except (ValueError, OSError) as error:
             refused[name] = str(error)
     if rows and as_json:

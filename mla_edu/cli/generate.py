@@ -12,6 +12,7 @@ from rich.table import Table
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
 from mla_edu.cli.show import new_console, working
+from mla_edu.validation import check_folder
 from mla_edu.words import digits, size
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def generate(
     """Let the model in a folder write on, and say what that took."""
     if (prompt is None) == (prompts is None):
         raise ValueError("expected --prompt or --prompts, one of the two")
+    check_folder("folder", folder, "a checkpoint: config.json beside safetensors files")
     need_torch()
     from mla_edu.models import load_model
     from mla_edu.models.text import Tokens

@@ -10,6 +10,7 @@ import typer
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.show import is_terminal
+from mla_edu.validation import open_file
 from mla_edu.words import duration
 
 
@@ -21,7 +22,8 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
     """Train a model that a YAML file describes; Ctrl-C saves, --resume goes on."""
-    need_torch()
+    with open_file(config, "a YAML file"):
+        need_torch()  # which takes seconds: a wrong path is told before
     from mla_edu.models import save_model
     from mla_edu.train.run import train_into
     from mla_edu.train.settings import RunConfig, TrainConfig

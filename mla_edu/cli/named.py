@@ -26,6 +26,8 @@ def model_of(name: str) -> ModelSpec:
         OSError: there is no such file, or it cannot be read.
     """
     if name == "-":
+        if sys.stdin is None:
+            raise ValueError("model is '-', but stdin is closed; expected a config.json through a pipe")
         text = decode(sys.stdin.buffer, "stdin", "a config.json")
         return spec_from_hf(parse_json_object(text, "stdin")).model_copy(update={"name": "stdin"})
     if not name.strip():
@@ -61,11 +63,18 @@ def _published(repository: str) -> ModelSpec:
 
 
 def hub_cache() -> Path:
-    """Where ``huggingface_hub`` keeps what it downloads."""
+    """Where ``huggingface_hub`` keeps what it downloads.
+
+    Raises:
+        ValueError: that is in a home that is not known.
+    """
     if folder := os.environ.get("HF_HUB_CACHE"):
         return Path(folder).expanduser()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(home).expanduser() / "hub"
+    try:
+        return Path(home).expanduser() / "hub"
+    except RuntimeError:
+        raise ValueError(f"{home} cannot be found without a home; expected HF_HOME, or HOME, to be a folder") from None
 
 
 def downloaded(repository: str) -> Path | None:

@@ -30,10 +30,14 @@ def new_console(columns: int = 80, *, soft_wrap: bool = False) -> Console:
 
 
 def say(text: str) -> None:
-    """One line on stderr about what is wrong; of a very long one the beginning and the end."""
+    """One line on stderr about what is wrong; of a very long one the beginning and the end.
+
+    Letters that a screen would obey, such as those of an escape sequence in a file's name, are spelt out.
+    """
     line = " ".join(text.split())
     if len(line) > LONGEST:
         line = f"{line[: LONGEST - 205]} ... {line[-200:]}"
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     typer.echo(f"mla-edu: {line}", err=True)
 
 

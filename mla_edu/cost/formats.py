@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mla_edu.hf import WeightFormat
+from mla_edu.validation import shown
 
 NumberFormat = Literal["fp32", "fp16", "bf16", "fp8"]  # fp8: one byte a number, no scales
 RowFormat = Literal["fp8_mla", "fp4_mla_432", "fp4_mla_368", "fp4_mla_352", "fp8_csa"]  # those of ROWS
@@ -80,8 +81,8 @@ def number_format(dtype: str) -> NumberFormat:
     Raises:
         ValueError: it does not.
     """
-    if dtype not in BYTES_PER_NUMBER:
-        raise ValueError(f"dtype is {dtype!r}; expected {_NAMES} (for a cache of its kind also {', '.join(ROWS)})")
+    if not isinstance(dtype, str) or dtype not in BYTES_PER_NUMBER:
+        raise ValueError(f"dtype is {shown(dtype)}; expected {_NAMES} (for a cache of its kind also {', '.join(ROWS)})")
     return dtype
 
 
@@ -91,7 +92,7 @@ def cache_format(dtype: str) -> CacheFormat:
     Raises:
         ValueError: it does not.
     """
-    return dtype if dtype in ROWS else number_format(dtype)
+    return dtype if isinstance(dtype, str) and dtype in ROWS else number_format(dtype)
 
 
 def weight_format(dtype: str) -> WeightFormat:
@@ -100,8 +101,8 @@ def weight_format(dtype: str) -> WeightFormat:
     Raises:
         ValueError: it does not.
     """
-    if dtype not in BYTES_OF_32:
-        raise ValueError(f"weights_dtype is {dtype!r}; expected one of {', '.join(get_args(WeightFormat))}")
+    if not isinstance(dtype, str) or dtype not in BYTES_OF_32:
+        raise ValueError(f"weights_dtype is {shown(dtype)}; expected one of {', '.join(get_args(WeightFormat))}")
     return dtype
 
 

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 from mla_edu.cost.compute import Cost
 from mla_edu.registry import GPUSpec, get_gpu
+from mla_edu.validation import shown
 
 
 class Rates(NamedTuple):
@@ -22,13 +23,16 @@ def rates(machine: Machine, dtype: str = "bf16") -> Rates:
     """The rates of a GPU's datasheet, of arithmetic in ``dtype``; ``Rates`` as they are.
 
     Raises:
+        TypeError: ``machine`` is none.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     if isinstance(machine, Rates):
         return machine
     gpu = get_gpu(machine) if isinstance(machine, str) else machine
-    if dtype not in gpu.flops:
-        raise ValueError(f"dtype is {dtype!r}; expected one that {gpu.name} has: {', '.join(gpu.flops)}")
+    if not isinstance(gpu, GPUSpec):
+        raise TypeError(f"machine is {shown(machine)}; expected a GPU, its name or its Rates")
+    if not isinstance(dtype, str) or dtype not in gpu.flops:
+        raise ValueError(f"dtype is {shown(dtype)}; expected one that {gpu.name} has: {', '.join(gpu.flops)}")
     return Rates(gpu.flops[dtype], gpu.bandwidth)
 
 

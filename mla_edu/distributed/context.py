@@ -172,7 +172,7 @@ class ContextParallelAttention(nn.Module):
         local = self.local
         if not isinstance(cache, ContextLatentCache):
             raise TypeError(f"cache is a {type(cache).__name__}; expected a ContextLatentCache")
-        check_hidden_states(hidden_states, self.config.hidden_size, local.o_proj.weight.dtype)
+        check_hidden_states(hidden_states, self.config.hidden_size, local.o_proj.weight)
         with step_of(cache, hidden_states, (ContextLatentCache,), self.config) as (positions, end):
             check_positions(end, self.config.rope_scaling)
             q_nope, q_pe = local.queries(hidden_states, positions)

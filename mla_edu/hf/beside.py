@@ -1,7 +1,6 @@
 """What a file and those beside it say of a model's weights, and of the cache that its makers ask for."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mla_edu.hf.spec import WeightFormat, Weights
 PLAIN: dict[str, WeightFormat] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 BYTES: dict[WeightFormat, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 HEADER_BYTES = 100 * 2**20  # of a safetensors file, at most
+NUMBER_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # formats that are not packed
 
 
 def published_weights(hf: Mapping[str, Any]) -> Weights | None:
@@ -87,15 +87,28 @@ def parameters_beside(folder: Path, weights: Weights | None) -> int | None:
 def _in_header(path: Path) -> int | None:
     """Numbers in all tensors of a safetensors file; None where some are packed, or factors of others."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(HEADER_BYTES, path.stat().st_size - 8):
+        length, room = int.from_bytes(file.read(8), "little"), path.stat().st_size - 8
+        if not 2 <= length <= min(HEADER_BYTES, room):
             raise ValueError(f"{path} is not a whole safetensors file: its header has no length")
         text = file.read(length)
     try:
         header = json.loads(text)
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        if any(tensor["dtype"] not in ("F64", "F32", "F16", "BF16") for tensor in tensors):
+        if any(tensor["dtype"] not in NUMBER_BYTES for tensor in tensors):
             return None
-        return int(sum(math.prod(tensor["shape"]) for tensor in tensors))
+        counts = [_numbers(tensor["shape"], room) for tensor in tensors]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(f"{path} is not a whole safetensors file: its header lists no tensors") from None
+    if length + sum(n * NUMBER_BYTES[tensor["dtype"]] for n, tensor in zip(counts, tensors, strict=True)) != room:
+        raise ValueError(f"{path} is not a whole safetensors file: its tensors do not fill it")
+    return sum(counts)
+
+
+def _numbers(shape: list[int], most: int) -> int:
+    """Those of a tensor; raises ``ValueError`` where a size is none, or before a product grows without end."""
+    number = 1
+    for size in shape:
+        number *= size
+        if type(size) is not int or size < 0 or number > most:
+            raise ValueError
+    return number

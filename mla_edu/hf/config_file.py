@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mla_edu.hf.families import refusal
 from mla_edu.hf.show import DIGITS, check_sane, shown
-from mla_edu.validation import kind_of, load_yaml, open_file
+from mla_edu.validation import kind_of, load_yaml, open_file, readable
 
 CONFIG_BYTES = 16 * 2**20  # of a config.json, at most; published ones are a tenth of that,
 INDEX_BYTES = 256 * 2**20  # and of an index of weights
@@ -69,8 +70,8 @@ def read_config_file(source: Source) -> ConfigFile:
         where, hf = "the dict", dict(source)
     elif isinstance(source, str | Path):
         path = Path(source)
-        file = path / "config.json" if path.is_dir() else path
-        where, folder = str(source), file.parent if file.name == "config.json" else None
+        file = path / "config.json" if os.path.isdir(path) else path
+        where, folder = readable(source), file.parent if file.name == "config.json" else None
         hf = read_json_object(file, "a config.json or a folder that holds one")
     elif isinstance(source, HasDict) and not isinstance(source, type):
         where, hf = type(source).__name__, source.to_dict()
@@ -177,11 +178,11 @@ def read_json_object(path: Path, expected: str, most: int = CONFIG_BYTES) -> dic
     with open_file(path, expected) as file:
         start = file.read(4)
         if start in MAGIC:
-            raise ValueError(f"{path} is {MAGIC[start]}; expected {expected}")
+            raise ValueError(f"{readable(path)} is {MAGIC[start]}; expected {expected}")
         contents = start + file.read(most)
     if len(contents) > most:
-        raise ValueError(f"{path} has more than {most // 2**20} MiB; expected {expected}")
-    return parse_json_object(contents, str(path))
+        raise ValueError(f"{readable(path)} has more than {most // 2**20} MiB; expected {expected}")
+    return parse_json_object(contents, readable(path))
 
 
 def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mla_edu.hf.layer_types import index_layers, layer_types
 from mla_edu.hf.layout import NO_ATTENTION, cache_groups, state_elements, state_heads, unfinished_elements
 from mla_edu.hf.plain import plain
 from mla_edu.hf.spec import ModelSpec
+from mla_edu.validation import readable
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def spec_from_hf(source: Source) -> ModelSpec:
     except ValueError as error:
         cautions.append(f"its parameters are not counted: {error}")
     return ModelSpec(
-        name=str(source) if isinstance(source, str | Path) else name,
+        name=readable(source) if isinstance(source, str | Path) else name,
         title=name,
         kind=kind_of(dims, layers),
         num_parameters=parameters,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.cache.layer import check_config
 from mla_edu.config import GQAConfig
-from mla_edu.layers.inputs import check_hidden_states, step_of
+from mla_edu.layers.inputs import check_hidden_states, check_weights, step_of
 from mla_edu.layers.rotary import Rotary
 from mla_edu.ops.rope import check_positions
 from mla_edu.ops.softmax import attention, causal_mask
@@ -26,7 +26,8 @@ class GroupedQueryAttention(nn.Module):
         device: of the weights; None for torch's default.
 
     Raises:
-        TypeError: ``config`` is not a ``GQAConfig``.
+        TypeError: ``config`` is not a ``GQAConfig``, or ``dtype`` or ``device`` none.
+        ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class GroupedQueryAttention(nn.Module):
     ):
         super().__init__()
         check_config(config, GQAConfig)
+        check_weights(dtype, device)
         self.config = config
         self.sm_scale = config.head_dim**-0.5
         q_width = config.num_attention_heads * config.head_dim
@@ -67,7 +69,7 @@ class GroupedQueryAttention(nn.Module):
             ValueError: ``hidden_states`` or ``cache`` does not fit the layer, or the positions run past the range of
                 the rotary scaling; the cache is left as it was.
         """
-        check_hidden_states(hidden_states, self.config.hidden_size, self.q_proj.weight.dtype)
+        check_hidden_states(hidden_states, self.config.hidden_size, self.q_proj.weight)
         with step_of(cache, hidden_states, (KVCache, PagedKVCache), self.config) as (positions, end):
             check_positions(end, self.config.rope_scaling)
             q, k, v = self.queries_keys_values(hidden_states, positions)

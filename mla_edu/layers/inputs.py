@@ -7,18 +7,42 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mla_edu.cache.layer import LayerCache
-from mla_edu.validation import shown
+from mla_edu.cache.layer import LayerCache, check_dtype
+from mla_edu.validation import check_device, shown
 
 
-def check_hidden_states(hidden_states: Tensor, hidden_size: int, dtype: torch.dtype) -> None:
-    """Raise ``TypeError`` unless ``hidden_states`` is a tensor, ``ValueError`` unless ``[batch, seq, hidden_size]``."""
+def check_hidden_states(hidden_states: Tensor, hidden_size: int, weight: Tensor) -> None:
+    """Raise an error unless ``hidden_states`` can be multiplied by a layer's weight.
+
+    Args:
+        hidden_states: ``[batch, seq, hidden_size]``.
+        hidden_size: of the layer.
+        weight: one of it, whose dtype and device are the layer's.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape, its dtype or its device is another.
+    """
     check_tensor("hidden_states", hidden_states)
     if hidden_states.ndim != 3 or hidden_states.shape[-1] != hidden_size:
         shape = list(hidden_states.shape)
         raise ValueError(f"hidden_states has shape {shape}; expected [batch, seq, {hidden_size}]")
-    if hidden_states.dtype != dtype:
-        raise ValueError(f"hidden_states is {hidden_states.dtype}; expected {dtype}, as the weights")
+    if hidden_states.dtype != weight.dtype:
+        raise ValueError(f"hidden_states is {hidden_states.dtype}; expected {weight.dtype}, as the weights")
+    if hidden_states.device != weight.device:
+        raise ValueError(f"hidden_states is on {hidden_states.device}; expected {weight.device}, as the weights")
+
+
+def check_weights(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+    """Raise an error unless a layer's weights can be of a dtype and lie on a device; None is torch's default.
+
+    Raises:
+        TypeError: one of them is of the wrong type.
+        ValueError: a layer does not compute in this dtype, or there is no such device.
+    """
+    if dtype is not None:
+        check_dtype(dtype)
+    check_device(device)
 
 
 def check_tensor(name: str, value: object) -> None:

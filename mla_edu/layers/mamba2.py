@@ -10,7 +10,7 @@ from torch.nn.functional import conv1d, silu, softplus
 from mla_edu.cache.layer import check_config
 from mla_edu.cache.state import StateCache
 from mla_edu.config import Mamba2Config
-from mla_edu.layers.inputs import check_hidden_states, step_of
+from mla_edu.layers.inputs import check_hidden_states, check_weights, step_of
 from mla_edu.ops.scan import chunked_scan, scan_step
 
 
@@ -45,7 +45,8 @@ class Mamba2(nn.Module):
         device: of the weights; None for torch's default.
 
     Raises:
-        TypeError: ``config`` is not a ``Mamba2Config``.
+        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` or ``device`` none.
+        ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Mamba2(nn.Module):
     ):
         super().__init__()
         check_config(config, Mamba2Config)
+        check_weights(dtype, device)
         self.config = config
         heads, width = config.num_heads, config.conv_width
         self.in_proj = nn.Linear(
@@ -90,7 +92,7 @@ class Mamba2(nn.Module):
             ValueError: ``hidden_states`` or ``cache`` does not fit the layer; the cache is left as it was.
         """
         config = self.config
-        check_hidden_states(hidden_states, config.hidden_size, self.out_proj.weight.dtype)
+        check_hidden_states(hidden_states, config.hidden_size, self.out_proj.weight)
         with step_of(cache, hidden_states, (StateCache,), self.config):
             dtype = torch.promote_types(hidden_states.dtype, torch.float32)
             batch, seq, _ = hidden_states.shape

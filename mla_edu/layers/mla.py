@@ -11,12 +11,13 @@ from mla_edu.cache.latent import LatentCache, PagedLatentCache
 from mla_edu.cache.layer import check_config
 from mla_edu.config import MLAConfig
 from mla_edu.cost import cheaper_mode
-from mla_edu.layers.inputs import check_hidden_states, step_of
+from mla_edu.layers.inputs import check_hidden_states, check_weights, step_of
 from mla_edu.layers.rotary import Rotary
 from mla_edu.ops.latent import latent_attention
 from mla_edu.ops.rope import Pairing, check_positions, softmax_factor
 from mla_edu.ops.softmax import attention, causal_mask, merge, partial_attention
 from mla_edu.rope_scaling import YarnScaling
+from mla_edu.validation import shown
 
 Mode = Literal["expanded", "absorbed", "auto"]
 AnyCache = LatentCache | PagedLatentCache | KVCache | PagedKVCache
@@ -37,7 +38,8 @@ class MultiHeadLatentAttention(nn.Module):
         device: of the weights; None for torch's default.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``.
+        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` or ``device`` none.
+        ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class MultiHeadLatentAttention(nn.Module):
     ):
         super().__init__()
         check_config(config, MLAConfig)
+        check_weights(dtype, device)
         self.config = config
         self.sm_scale = config.qk_head_dim**-0.5 * softmax_factor(config.rope_scaling)
         hidden_size, bias = config.hidden_size, config.attention_bias
@@ -97,8 +100,8 @@ class MultiHeadLatentAttention(nn.Module):
                 positions run past the range of the rotary scaling; the cache is left as it was.
         """
         if mode not in get_args(Mode):
-            raise ValueError(f"mode is {mode!r}; expected 'expanded', 'absorbed' or 'auto'")
-        check_hidden_states(hidden_states, self.config.hidden_size, self.o_proj.weight.dtype)
+            raise ValueError(f"mode is {shown(mode)}; expected 'expanded', 'absorbed' or 'auto'")
+        check_hidden_states(hidden_states, self.config.hidden_size, self.o_proj.weight)
         with step_of(cache, hidden_states, get_args(AnyCache), self.config) as (positions, end):
             check_positions(end, self.config.rope_scaling)
             q_nope, q_pe = self.queries(hidden_states, positions)

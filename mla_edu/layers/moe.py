@@ -9,6 +9,7 @@ from torch.nn.functional import linear, silu
 
 from mla_edu.cache.layer import check_config
 from mla_edu.config import MoEConfig
+from mla_edu.layers.inputs import check_weights
 from mla_edu.layers.mlp import SwiGLU
 
 FEW = 256  # tokens: up to here reading all experts takes a GPU at least about as long as multiplying by them
@@ -212,7 +213,8 @@ class MixtureOfExperts(nn.Module):
         routing: of the tokens of the last call, for the balance and for who wants to look; None before it.
 
     Raises:
-        TypeError: ``config`` is not a ``MoEConfig``.
+        TypeError: ``config`` is not a ``MoEConfig``, or ``dtype`` or ``device`` none.
+        ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 
     def __init__(
@@ -220,6 +222,7 @@ class MixtureOfExperts(nn.Module):
     ):
         super().__init__()
         check_config(config, MoEConfig)
+        check_weights(dtype, device)
         self.config = config
         self.gate = Router(config, dtype=dtype, device=device)
         self.experts = Experts(config, dtype=dtype, device=device)

@@ -49,7 +49,7 @@ class ModelCache:
         backend: Backend = "auto",
         mtp: bool = False,
     ):
-        self.table = table or SequenceTable(batch_size, max_seq_len, device)
+        self.table = SequenceTable(batch_size, max_seq_len, device) if table is None else table
 
         def cache_of(part: GQAConfig | MLAConfig | Mamba2Config) -> LayerCache:
             if isinstance(part, Mamba2Config):

@@ -1,8 +1,10 @@
 """A Hugging Face checkpoint folder: which tensors it has, where they lie, and reading them through memory maps.
 
-No file outside the folder is opened, and none but safetensors and JSON.
+An index names files of the folder alone, and none but safetensors and JSON are read. Links are followed: in the Hub's
+cache each file is one.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mla_edu.hf.config_file import INDEX_BYTES, read_json_object
+from mla_edu.validation import readable, shown
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SCALE = "_scale_inv"  # DeepSeek's fp8: of a weight, one factor for each block
+NAME_BYTES = 255  # of a file's name, at most, on all the usual file systems
+# What other formats of weights end in, and what can be done with them.
+OTHERS = {
+    (".bin", ".pt", ".pth"): "expected safetensors, as save_pretrained of transformers writes them from it",
+    (".gguf",): "expected the checkpoint in safetensors that it was made from",
+    (".safetensors",): "expected one of the two names",
+}
 MAPPED = 2**26  # bytes that are read before a file's map is let go: what was read stays resident until then
 
 
@@ -30,7 +39,7 @@ class Checkpoint:
         places: the file of each tensor.
 
     Raises:
-        FileNotFoundError: there is neither a single file nor an index.
+        FileNotFoundError: there is neither a single file nor an index; names other weights that there are.
         ValueError: the index is none, or the weights are quantised otherwise than in DeepSeek's fp8.
         ImportError: ``safetensors`` is not installed.
     """
@@ -67,7 +76,7 @@ class Checkpoint:
                 while wanted and self.places[wanted[0]] == file and mapped < MAPPED:
                     name = wanted.pop(0)
                     if name not in there:
-                        raise ValueError(f"{path} has no {name}; expected it, as the index says")
+                        raise ValueError(f"{path} has no {readable(name)}; expected it, as the index says")
                     tensor = tensors.get_tensor(name)
                     mapped += tensor.nbytes
                     yield name, self._plain(name, tensor)
@@ -89,13 +98,15 @@ class Checkpoint:
                 there = set(tensors.keys())
                 for name in (name for name, place in self.places.items() if place == file):
                     if name not in there:
-                        raise ValueError(f"{path} has no {name}; expected it, as the index says")
+                        raise ValueError(f"{path} has no {readable(name)}; expected it, as the index says")
                     header = tensors.get_slice(name)
                     found[name], formats[name] = list(header.get_shape()), header.get_dtype()
         for name, format_ in formats.items():
             scaled = self.block is not None and name + SCALE in found
             if format_ not in ("F64", "F32", "F16", "BF16") and not (format_ == "F8_E4M3" and scaled):
-                raise ValueError(f"{self.folder}: {name} is {format_}, of quantised weights; expected them dequantised")
+                raise ValueError(
+                    f"{self.folder}: {readable(name)} is {format_}, of quantised weights; expected them dequantised"
+                )
             if scaled and self.block:
                 _check_scales(found[name + SCALE], found[name], self.block, f"{self.folder}: {name}{SCALE}")
         return {name: shape for name, shape in found.items() if self.block is None or not name.endswith(SCALE)}
@@ -172,18 +183,37 @@ def _index(folder: Path) -> dict[str, str] | None:
     path, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if not path.is_file():
         if not single.is_file():
-            raise FileNotFoundError(f"{folder} has neither {single.name} nor {path.name}")
+            raise _no_weights(folder, path, single)
         return None
     index = read_json_object(path, "an index", INDEX_BYTES)
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path}: weight_map is {str(places)[:40]}; expected a file name for each tensor")
     for name, file in places.items():
-        plain = isinstance(file, str) and file.endswith(".safetensors") and Path(file).name == file and "\\" not in file
-        if not plain:
-            raise ValueError(f"{path}: weight_map[{name!r}] is {file!r}; expected a .safetensors file of that folder")
+        if not _is_shard(file):
+            said = f"weight_map[{shown(name)}] is {shown(file)}"
+            raise ValueError(f"{path}: {said}; expected a .safetensors file of that folder")
     if single.is_file() and set(places.values()) != {single.name}:
         raise ValueError(
             f"{folder} has {single.name} beside {path.name}, which names other files; expected one of them"
         )
     return places
+
+
+def _is_shard(name: object) -> bool:
+    """Whether a file of this name can lie in the folder itself."""
+    if not isinstance(name, str) or not name.endswith(".safetensors") or not name.isprintable():
+        return False
+    return Path(name).name == name and "\\" not in name and len(name.encode()) <= NAME_BYTES
+
+
+def _no_weights(folder: Path, index: Path, single: Path) -> OSError | ValueError:
+    """The error for a folder without weights that can be read: what it has instead."""
+    for path in (single, index):
+        if os.path.lexists(path):
+            return ValueError(f"{path} is no regular file; expected the weights of a checkpoint")
+    lacks = f"{folder} has neither {single.name} nor {index.name}"
+    for endings, hint in OTHERS.items():
+        if found := sorted(name for name in os.listdir(folder) if name.endswith(endings)):
+            return FileNotFoundError(f"{lacks}, but {readable(found[0])}: {hint}")
+    return FileNotFoundError(lacks)

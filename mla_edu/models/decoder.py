@@ -13,7 +13,7 @@ from mla_edu.cache.layer import LayerCache, check_config
 from mla_edu.cache.table import Step
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.layers.gqa import GroupedQueryAttention
-from mla_edu.layers.inputs import check_tokens
+from mla_edu.layers.inputs import check_tokens, check_weights
 from mla_edu.layers.mamba2 import Mamba2
 from mla_edu.layers.mla import MultiHeadLatentAttention
 from mla_edu.layers.mlp import SwiGLU
@@ -21,6 +21,7 @@ from mla_edu.layers.moe import MixtureOfExperts
 from mla_edu.models.cache import ModelCache
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.mtp import MTPModule
+from mla_edu.validation import check_integer
 
 
 class DecoderLayer(nn.Module):
@@ -94,7 +95,9 @@ class Decoder(nn.Module):
         mtp: the module that guesses one token further; None where ``config.num_mtp_layers`` is 0.
 
     Raises:
-        TypeError: ``config`` is not a ``ModelConfig``.
+        TypeError: ``config`` is not a ``ModelConfig``, or ``dtype`` or ``device`` none.
+        ValueError: ``seed`` is none that torch takes, a layer does not compute in ``dtype``, or there is no such
+            ``device``.
     """
 
     def __init__(
@@ -107,6 +110,8 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         check_config(config, ModelConfig)
+        check_integer("seed", seed, -(2**63), 2**64 - 1)
+        check_weights(dtype, device)
         self.config = config
         hidden = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, hidden, dtype=dtype, device=device)
@@ -195,4 +200,5 @@ class Decoder(nn.Module):
             device: where they lie; None for the weights' own.
         """
         weight = self.embed_tokens.weight
-        return ModelCache(self.config, batch_size, max_seq_len, dtype or weight.dtype, device or weight.device)
+        dtype, device = weight.dtype if dtype is None else dtype, weight.device if device is None else device
+        return ModelCache(self.config, batch_size, max_seq_len, dtype, device)

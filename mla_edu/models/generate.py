@@ -40,12 +40,20 @@ def generate(
         ValueError: a number is out of range, the prompt is empty or has a token that is not of the vocabulary, or
             prompt and new tokens do not fit into the cache. Before anything is computed.
     """
+    if not isinstance(model, Decoder):
+        raise TypeError(f"model is a {type(model).__name__}; expected a Decoder")
+    if not isinstance(cache, ModelCache | None):
+        raise TypeError(f"cache is a {type(cache).__name__}; expected a ModelCache, from model.new_cache")
+    if not isinstance(prompt_tokens, Sequence):
+        raise TypeError(f"prompt_tokens is {shown(prompt_tokens)}; expected a list of tokens")
     check_integer("max_new_tokens", max_new_tokens, lowest=0)
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} is {shown(value)}; expected a number")
     if not isinstance(stop_tokens, Collection):
         raise TypeError(f"stop_tokens is {shown(stop_tokens)}; expected several tokens")
+    for token in stop_tokens:
+        check_integer("a token of stop_tokens", token, 0)
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; expected at least 0, and finite")
     if seed is not None:

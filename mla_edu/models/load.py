@@ -11,18 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mla_edu.cache.layer import FLOATS, check_dtype
 from mla_edu.config import MLAConfig
 from mla_edu.hf import config_from_hf
 from mla_edu.hf.config_file import read_hf_config
 from mla_edu.hf.reader import read
 from mla_edu.layers.gqa import GroupedQueryAttention
 from mla_edu.layers.mla import MultiHeadLatentAttention
-from mla_edu.models.checkpoint import FLOATS, SCALE, Checkpoint
+from mla_edu.models.checkpoint import SCALE, Checkpoint
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
+from mla_edu.validation import check_device, check_flag, check_folder, readable
 
 # Where the text model's layers stand: in a model of its own, under a head, and in a multimodal model.
 PREFIXES = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")
+FOLDER = "the folder of a checkpoint, with config.json beside safetensors"
 OURS = "mla_edu"  # model_type of what save_model writes for models that transformers does not know
 
 
@@ -41,12 +44,15 @@ def load_attention(
         dtype: of the weights; None for the checkpoint's own.
 
     Raises:
-        FileNotFoundError: ``config.json`` or a safetensors file is missing.
-        ValueError: the family is not supported, ``layer`` is out of range or no softmax attention, the index is not
-            one, a tensor is missing, unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another
-            shape than the configuration asks for, or two are of different formats and ``dtype`` is None.
+        FileNotFoundError: the folder, its ``config.json`` or a safetensors file is missing.
+        TypeError: an argument is of the wrong type.
+        ValueError: ``folder`` is none, ``dtype`` none that a layer computes in, the family is not supported, ``layer``
+            is out of range or no softmax attention, the index is not one, a tensor is missing, unexpected, quantised
+            otherwise than in DeepSeek's fp8, truncated or of another shape than the configuration asks for, or two are
+            of different formats and ``dtype`` is None.
         ImportError: ``safetensors`` is not installed.
     """
+    _check_arguments(folder, dtype)
     folder = Path(folder)
     hf = read_hf_config(folder)
     config = config_from_hf(hf)
@@ -95,12 +101,17 @@ def load_model(
         mtp: with the module that predicts one token further, as ``model.mtp``.
 
     Raises:
-        FileNotFoundError: ``config.json`` or a safetensors file is missing.
-        ValueError: the family is not supported, ``mtp`` asks for what the checkpoint lacks, or a tensor is missing,
+        FileNotFoundError: the folder, its ``config.json`` or a safetensors file is missing.
+        TypeError: an argument is of the wrong type.
+        ValueError: ``folder`` is none, ``dtype`` none that a layer computes in, there is no such ``device``, the family
+            is not supported, ``mtp`` asks for what the checkpoint lacks, or a tensor is missing,
             unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another shape than the configuration
             asks for; says which before any is read.
         ImportError: ``safetensors`` is not installed.
     """
+    _check_arguments(folder, dtype)
+    check_device(device)
+    check_flag("mtp", mtp)
     folder = Path(folder)
     hf = read_hf_config(folder)
     values = {name: value for name, value in hf.items() if name not in ("model_type", "dtype")}
@@ -131,12 +142,20 @@ def load_model(
             [name for name in shapes if name.endswith("embed_tokens.weight")], "the embedding"
         )
         dtype = embedding.dtype
-    model = Decoder(config, device="meta", dtype=dtype).to_empty(device=device or torch.get_default_device())
+    model = Decoder(config, device="meta", dtype=dtype).to_empty(
+        device=torch.get_default_device() if device is None else device
+    )
     places = checkpoint_places(model)
     with torch.no_grad():
         for name, tensor in checkpoint.read(shapes, "the model"):
             places[name].copy_(tensor)
     return model
+
+
+def _check_arguments(folder: str | Path, dtype: torch.dtype | None) -> None:
+    check_folder("folder", folder, FOLDER)
+    if dtype is not None:
+        check_dtype(dtype)
 
 
 def checkpoint_places(model: Decoder) -> dict[str, Tensor]:
@@ -177,7 +196,9 @@ def _check_shapes(shapes: dict[str, list[int]], places: dict[str, Tensor], folde
         if name not in shapes:
             raise ValueError(f"{folder}: {name} is missing; expected shape {list(places[name].shape)}")
         if name not in places:
-            raise ValueError(f"{folder}: {name} is there; expected no such tensor in a model of this config.json")
+            raise ValueError(
+                f"{folder}: {readable(name)} is there; expected no such tensor in a model of this config.json"
+            )
         if shapes[name] != list(places[name].shape):
             wanted = list(places[name].shape)
             raise ValueError(f"{folder}: {name} has shape {shapes[name]}; expected {wanted}, from the configuration")
@@ -201,7 +222,7 @@ def _check_fit(weights: dict[str, Tensor], expected: dict[str, Tensor], where: s
         if name not in weights:
             raise ValueError(f"{where}: {name} is missing; expected shape {list(expected[name].shape)}")
         if name not in expected:
-            raise ValueError(f"{where}: {name} is there; expected {', '.join(sorted(expected))} and no more")
+            raise ValueError(f"{where}: {readable(name)} is there; expected {', '.join(sorted(expected))} and no more")
         if weights[name].shape != expected[name].shape:
             found, wanted = list(weights[name].shape), list(expected[name].shape)
             raise ValueError(f"{where}: {name} has shape {found}; expected {wanted}, from the configuration")

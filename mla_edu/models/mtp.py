@@ -74,7 +74,7 @@ class MTPModule(nn.Module):
             ValueError: shapes or dtype do not fit, a token is not of the vocabulary, or there is no room; the cache is
                 left as it was.
         """
-        check_hidden_states(hidden_states, self.config.hidden_size, self.norm.weight.dtype)
+        check_hidden_states(hidden_states, self.config.hidden_size, self.norm.weight)
         check_tokens(next_tokens, self.config.vocab_size)
         if next_tokens.shape != hidden_states.shape[:2]:
             expected = list(hidden_states.shape[:2])

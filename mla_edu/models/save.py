@@ -11,6 +11,7 @@ from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
 from mla_edu.models.load import OURS, checkpoint_places
+from mla_edu.validation import check_path, readable
 
 SHARD = 4 * 10**9  # bytes of a file, at most
 
@@ -30,19 +31,29 @@ def save_model(model: Decoder, folder: str | Path) -> str:
 
     Raises:
         FileExistsError: the folder holds something.
+        OSError: it cannot be made.
+        TypeError: an argument is of the wrong type.
         ImportError: ``safetensors`` is not installed.
     """
     try:
         from safetensors.torch import save_file
     except ImportError:
         raise ImportError("save_model needs safetensors: pip install 'mla-edu[hf]'") from None
+    if not isinstance(model, Decoder):
+        raise TypeError(f"model is a {type(model).__name__}; expected a Decoder")
+    check_path("folder", folder)
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; expected a folder that does not exist, or is empty")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    expected = "expected a folder that does not exist, or is empty"
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; {expected}")
     values = hf_config(model.config)
     values["dtype"] = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        half_done = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    except (OSError, ValueError) as error:  # a name that no folder can have, too
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"{readable(folder)} cannot be made: {why}; {expected}") from None
     try:
         tensors = {name: place.detach().cpu() for name, place in checkpoint_places(model).items()}
         shards: list[dict[str, Any]] = [{}]

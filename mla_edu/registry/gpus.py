@@ -37,7 +37,7 @@ def get_gpu(name: str) -> GPUSpec:
     Raises:
         ValueError: no such GPU; names the nearest.
     """
-    found = _gpus().get(str(name).casefold())
+    found = _gpus().get(name.casefold()) if isinstance(name, str) else None
     if found is None:
         raise unknown("GPU", name, list_gpus())
     return found

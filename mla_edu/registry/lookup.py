@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.registry.entry import Entry
-from mla_edu.validation import parse_yaml, yaml_parts
+from mla_edu.validation import parse_yaml, shown, yaml_parts
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for a name that is not in a registry: the nearest names, or where to find them all."""
     known = list(known)
-    near = difflib.get_close_matches(str(name).casefold(), known, n=5, cutoff=0.5)
+    near = difflib.get_close_matches(name.casefold(), known, n=5, cutoff=0.5) if isinstance(name, str) else []
     hint = f"nearest: {', '.join(near)}" if near else f"one of {len(known)}, such as {', '.join(known[:3])}"
-    return ValueError(f"unknown {what} {name!r}; {hint}")
+    return ValueError(f"unknown {what} {shown(name)}; {hint}")
 
 
 @functools.cache
@@ -42,7 +42,9 @@ def get_model(name: str) -> ModelSpec:
     Raises:
         ValueError: no such model; names the nearest.
     """
-    wanted = str(name).casefold()
+    if not isinstance(name, str):
+        raise unknown("model", name, list_models())
+    wanted = name.casefold()
     for known, text in _texts().items():
         if wanted == known or ("/" in wanted and f"\n  hf_id: {wanted}\n" in text.casefold()):
             return _spec(known)

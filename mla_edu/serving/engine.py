@@ -21,7 +21,7 @@ from mla_edu.serving.graph import DecodeGraphs
 from mla_edu.serving.request import Event, Request, SamplingParams
 from mla_edu.serving.schedule import Scheduler, Work
 from mla_edu.serving.speculate import verify, verify_greedy
-from mla_edu.validation import check_flag, check_integer
+from mla_edu.validation import check_flag, check_integer, shown
 
 Storage = Literal["latent", "expanded"]
 
@@ -99,9 +99,9 @@ class Engine:
         if not isinstance(model, Decoder):
             raise TypeError(f"model is a {type(model).__name__}; expected a Decoder")
         if not isinstance(drafter, Drafter | None):
-            raise TypeError(f"drafter is {drafter!r}; expected one such as NGramDrafter(), or None")
+            raise TypeError(f"drafter is {shown(drafter)}; expected one such as NGramDrafter(), or None")
         if mla not in get_args(Storage):
-            raise ValueError(f"mla is {mla!r}; expected 'latent' or 'expanded'")
+            raise ValueError(f"mla is {shown(mla)}; expected 'latent' or 'expanded'")
         check_backend(backend)
         for name, value in {
             "num_pages": num_pages,
@@ -160,7 +160,16 @@ class Engine:
         return request
 
     def cancel(self, request: Request) -> None:
-        """End a request, whatever it is at; its pages are free again."""
+        """End a request, whatever it is at; its pages are free again.
+
+        Raises:
+            TypeError: ``request`` is none.
+            ValueError: it is of another engine.
+        """
+        if not isinstance(request, Request):
+            raise TypeError(f"request is {shown(request)}; expected a Request, from submit")
+        if not request.is_over and request not in (*self.scheduler.waiting, *self.scheduler.running):
+            raise ValueError(f"request is number {request.number} of another engine; expected one of this engine")
         self.scheduler.cancel(request)
 
     @property
@@ -178,6 +187,7 @@ class Engine:
             params: for all of them, or of each.
 
         Raises:
+            TypeError: an argument is of the wrong type.
             ValueError: as ``submit``, before anything has run, or ``params`` are not as many as ``prompts``.
         """
         each = params_of_each(prompts, params)
@@ -239,7 +249,7 @@ class Engine:
         if not isinstance(params, SamplingParams):
             raise TypeError(f"params is a {type(params).__name__}; expected SamplingParams")
         if not isinstance(prompt_tokens, Sequence):
-            raise TypeError(f"prompt_tokens is {prompt_tokens!r}; expected a list of tokens")
+            raise TypeError(f"prompt_tokens is {shown(prompt_tokens)}; expected a list of tokens")
         prompt = tuple(prompt_tokens)
         if not prompt:
             raise ValueError("prompt_tokens is empty; expected at least one token")
@@ -338,10 +348,15 @@ def params_of_each(
     """Of each prompt its own ones.
 
     Raises:
+        TypeError: ``prompts`` or ``params`` are no sequence.
         ValueError: they are not as many.
     """
+    if not isinstance(prompts, Sequence):
+        raise TypeError(f"prompts is {shown(prompts)}; expected a list of prompts")
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * len(prompts)
+    if not isinstance(params, Sequence):
+        raise TypeError(f"params is {shown(params)}; expected SamplingParams, or a list of them")
     if len(params) != len(prompts):
         raise ValueError(f"params has {len(params)} entries; expected {len(prompts)}, as prompts")
     return list(params)

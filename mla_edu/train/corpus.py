@@ -49,11 +49,14 @@ def text_files(places: Sequence[str | Path]) -> Corpus:
 
     Raises:
         FileNotFoundError: a place does not exist, or there are fewer than two files, or all are on one side.
+        ValueError: a place is neither a file nor a folder.
     """
     paths: dict[str, Path] = {}
     for number, place in enumerate(map(Path, places)):
         if not place.exists() or not str(places[number]):
             raise FileNotFoundError(f"text: {str(places[number])!r}: no such file or folder")
+        if not place.is_dir() and not place.is_file():
+            raise ValueError(f"text: {str(places[number])!r} is a device or a pipe; expected a file or a folder")
         folder = place if place.is_dir() else place.parent
         inside = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
         paths |= {f"{number}/{path.relative_to(folder).as_posix()}": path for path in inside}

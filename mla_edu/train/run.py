@@ -25,6 +25,7 @@ from mla_edu.train.muon import optimizers_of
 from mla_edu.train.scores import LargestScore
 from mla_edu.train.settings import RunConfig
 from mla_edu.train.state import (
+    PARTIAL,
     STATE,
     check_folder,
     check_same_run,
@@ -231,6 +232,9 @@ def train_into(
     """
     state = folder / STATE
     check_folder(folder)
+    for path in (folder / CONFIG, folder / LOG, state.with_suffix(PARTIAL)):
+        if path.exists() and not path.is_file():
+            raise FileExistsError(f"--out: {path} is no regular file; expected a folder of its own")
     if resume and not state.is_file():
         raise FileNotFoundError(f"--resume: {state} is not there; expected the checkpoint of a run")
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mla_edu.validation import check_integer
 
 STATE = "state.safetensors"
+PARTIAL = ".partial"  # what its name ends in while it is written
 LOCK = ".lock"
 FACTS = {"step": int, "threads": int, "config": dict, "corpus_sha256": str}
 REMEMBERED = {"muon": ("average",), "adamw": ("step", "exp_avg", "exp_avg_sq")}  # of each parameter, by its optimizer
@@ -20,7 +21,7 @@ REMEMBERED = {"muon": ("average",), "adamw": ("step", "exp_avg", "exp_avg_sq")} 
 
 def check_folder(folder: Path) -> None:
     """Raise ``OSError`` unless the folder can be written to, or made."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not nearest.is_dir():
         raise NotADirectoryError(f"--out: {nearest} is a file; expected a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -70,7 +71,7 @@ def save_state(
         for parameter, remembered in optimizer.state.items():
             tensors |= {f"{kind}.{names[parameter]}.{key}": tensor for key, tensor in remembered.items()}
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    beside = path.with_suffix(".partial")
+    beside = path.with_suffix(PARTIAL)
     save_file(whole, beside, {"facts": json.dumps(facts)})
     with beside.open("rb+") as file:
         os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """Files of results: whole or not at all, checked when read, and those that are committed."""
 
 import ast
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mla_edu.bench.results import (
     measured,
     measured_gpus,
     read_results,
+    write_whole,
 )
 
 
@@ -215,3 +217,28 @@ def test_committed_results_are_of_gpus_and_no_toys():
     for results in measured_gpus():
         assert not results.toy and (MEASURED / f"kernel-{results.machine.slug}.json").is_file()
         assert results.times(), "ours was not measured"
+
+
+def test_two_processes_write_one_file_at_the_same_time(tmp_path, monkeypatch):
+    """Each has a draft of its own, so that neither takes the other's away or leaves half of it."""
+    path, replace = tmp_path / "a.json", Path.replace
+
+    def other_first(draft, target):
+        monkeypatch.setattr(Path, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: 2)
+        write_whole(path, "theirs")
+        return replace(draft, target)
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(Path, "replace", other_first)
+    write_whole(path, "ours")
+    assert path.read_text() == "ours" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, "old")
+    monkeypatch.setattr(Path, "replace", lambda *paths: (_ for _ in ()).throw(OSError("no space left on device")))
+    with pytest.raises(OSError, match="no space left"):
+        write_whole(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -7,8 +7,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mla_edu.cache import PageTable, SequenceTable
+from mla_edu import MLAConfig
+from mla_edu.cache import KVCache, LatentCache, PageTable, SequenceTable
 
+MLA = MLAConfig(
+    hidden_size=8,
+    num_attention_heads=2,
+    q_lora_rank=None,
+    kv_lora_rank=6,
+    qk_nope_head_dim=4,
+    qk_rope_head_dim=2,
+    v_head_dim=3,
+)
 SUBSETS = st.lists(st.integers(0, 2), unique=True)
 
 
@@ -196,3 +206,27 @@ def test_sizes_are_positive():
         PageTable(3, page_size=0)
     with pytest.raises(ValueError, match="num_pages is 0; expected a positive integer"):
         PageTable(0)
+
+
+@pytest.mark.parametrize("size", [2**31, 2**62, 2**63, 10**400])
+def test_a_size_is_one_that_int32_counts(size):
+    """A table counts in int32; and torch has errors of many lines for what int64 cannot hold."""
+    for make in (SequenceTable, lambda count: SequenceTable(1, count), PageTable, lambda count: PageTable(1, count)):
+        with pytest.raises(
+            ValueError, match="(batch_size|max_seq_len|num_pages|page_size) is .*; expected an integer"
+        ) as e:
+            make(size)
+        assert len(str(e.value)) < 200
+
+
+def test_a_table_lies_on_a_device_that_is_there():
+    for make in (SequenceTable, lambda **given: PageTable(1, 4, **given)):
+        with pytest.raises(ValueError, match="device is 'nowhere'; expected one that is there"):
+            make(device="nowhere")
+
+
+@pytest.mark.parametrize("table", ["t", 0, [], {}])
+def test_what_is_no_table_is_none(table):
+    for kind, config in ((LatentCache, MLA), (KVCache, MLA)):
+        with pytest.raises(TypeError, match="table is a .*; expected a SequenceTable"):
+            kind(config, table=table)

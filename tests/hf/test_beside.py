@@ -26,6 +26,13 @@ def folder(tmp_path):
     return made
 
 
+def single(tensors, size):
+    """A safetensors file of float32 tensors, by begin, end and shape, with so many bytes behind its header."""
+    named = {n: {"dtype": "F32", "shape": shape, "data_offsets": place} for n, (*place, shape) in tensors.items()}
+    header = json.dumps(named).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
 def index(**metadata):
     return {INDEX.replace(".", "__"): {"metadata": metadata, "weight_map": {"a": "b"}}}
 
@@ -81,7 +88,15 @@ def test_a_single_file_of_weights_is_counted_by_its_header(folder):
         b"\x02" + b"\x00" * 7 + b"[]",
         b"\x05" + b"\x00" * 7 + b"{...}",
         b"version https://git-lfs",
+        single({"a": [0, 8, [-1, -2]]}, 8),
+        single({"a": [0, 8, [True, 2]]}, 8),
+        single({"a": [0, 8, [2]], "b": [4, 12, [2]]}, 12),
+        single({"a": [0, 8, [2**62, 2**62]]}, 8),
+        single({"a": [0, 8, [2**60] * 200_000]}, 8),
+        single({"a": [0, 8, [2]]}, 4),
+        single({"a": [0, 8, [2]]}, 2**20),
     ],
+    ids=range(13),
 )
 def test_a_broken_file_of_weights_is_one_line(folder, content):
     made = folder()

@@ -16,6 +16,9 @@ MLA = MLAConfig(hidden_size=24, num_attention_heads=3, **WIDTHS)
 GQA = GQAConfig(hidden_size=24, num_attention_heads=3, num_key_value_heads=3, head_dim=8)
 PARTS = {"num_attention_heads": 3, **WIDTHS}
 MODEL = ModelConfig(vocab_size=32, hidden_size=24, intermediate_size=32, layers=["mla"], mla=PARTS)
+MAMBA = Mamba2Config(hidden_size=24, num_heads=4, head_dim=6, state_size=5)
+MOE = MoEConfig(hidden_size=24, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, n_shared_experts=1)
+LAYERS = [(MultiHeadLatentAttention, MLA), (GroupedQueryAttention, GQA), (Mamba2, MAMBA)]
 
 
 @pytest.mark.parametrize(
@@ -96,3 +99,37 @@ def test_a_word_is_no_flag():
     for name in ("share_prefixes", "capture"):
         with pytest.raises(TypeError, match=f"{name} is 'no'; expected True or False"):
             Engine(Decoder(MODEL), num_pages=4, **{name: "no"})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dtype": "bf16"}, TypeError, "dtype is 'bf16'; expected a torch.dtype"),
+        ({"dtype": torch.int8}, ValueError, "dtype is torch.int8; expected torch.float64"),
+        ({"dtype": torch.complex64}, ValueError, "dtype is torch.complex64; expected torch.float64"),
+        ({"device": "nowhere"}, ValueError, "device is 'nowhere'; expected one that is there"),
+        ({"device": True}, TypeError, "device is True; expected a torch.device"),
+    ],
+)
+def test_weights_are_of_a_kind_that_a_layer_computes_with(options, error, message):
+    for kind, config in ((MixtureOfExperts, MOE), (Decoder, MODEL), *LAYERS):
+        with pytest.raises(error, match=message):
+            kind(config, **options)
+
+
+@pytest.mark.parametrize("seed", [None, "0", 1.5, True, 2**64])
+def test_a_seed_is_one_that_torch_takes(seed):
+    with pytest.raises(ValueError, match="seed is .*; expected an integer from "):
+        Decoder(MODEL, seed=seed)
+
+
+def test_hidden_states_lie_where_the_weights_do():
+    for kind, config in LAYERS:
+        with pytest.raises(ValueError, match="hidden_states is on meta; expected cpu, as the weights"):
+            kind(config)(torch.zeros(1, 2, 24, device="meta"))
+
+
+def test_a_mode_is_shown_in_a_line():
+    with pytest.raises(ValueError, match="mode is tensor.*; expected 'expanded', 'absorbed' or 'auto'") as caught:
+        MultiHeadLatentAttention(MLA)(torch.zeros(1, 2, 24), mode=torch.zeros(3, 3))
+    assert "\n" not in str(caught.value)

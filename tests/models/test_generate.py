@@ -117,3 +117,30 @@ def test_logits_that_are_no_numbers_are_one_error(temperature):
 def test_a_seed_out_of_range(model, seed):
     with pytest.raises(ValueError, match=f"seed is {seed}; expected an integer from 0 to"):
         generate(model, PROMPT, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "gpt"}, "model is a str; expected a Decoder"),
+        ({"cache": 1}, "cache is a int; expected a ModelCache, from model.new_cache"),
+        ({"prompt_tokens": 3}, "prompt_tokens is 3; expected a list of tokens"),
+        ({"prompt_tokens": torch.tensor([[1, 2]])}, r"prompt_tokens is tensor\(\[\[1, 2\]\]\); expected a list"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_one_error(model, options, message):
+    with pytest.raises(TypeError, match=message):
+        generate(**{"model": model, "prompt_tokens": PROMPT} | options)
+
+
+@pytest.mark.parametrize("stop_tokens", ["\n", [None], [-1], [True]])
+def test_a_stop_token_is_a_token(model, stop_tokens):
+    with pytest.raises(ValueError, match="a token of stop_tokens is .*; expected an integer of at least 0"):
+        generate(model, PROMPT, stop_tokens=stop_tokens)
+
+
+@pytest.mark.parametrize("name", ["dtype", "device"])
+def test_a_false_value_does_not_stand_for_the_models_own(model, name):
+    """``device=0`` is the first GPU, not the device of the weights."""
+    with pytest.raises((TypeError, ValueError), match=f"{name} is 0; expected"):
+        model.new_cache(max_seq_len=4, **{name: 0})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mla_edu import MLAConfig, MultiHeadLatentAttention
-from mla_edu.models.load import PREFIXES, load_attention
+from mla_edu.models.load import PREFIXES, load_attention, load_model
 from mla_edu.testing import randomize
 
 WIDTHS = {"q_lora_rank": None, "kv_lora_rank": 6, "qk_nope_head_dim": 2, "qk_rope_head_dim": 4, "v_head_dim": 3}
@@ -184,3 +184,82 @@ def test_a_layer_that_is_no_index_is_refused(tmp_path, layer):
     folder = checkpoint(tmp_path, {"model.safetensors": tensors(OWN, 1)})
     with pytest.raises(ValueError, match="expected 0 to 1"):
         load_attention(folder, layer=layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a", "x" * 5000 + ".safetensors"),
+        ("a", "x" * 244 + ".safetensors"),
+        ("a", "é" * 130 + ".safetensors"),
+        ("a", "\x1b[31m.safetensors"),
+        ("a", "a\0b.safetensors"),
+        ("a", "a\nb.safetensors"),
+        ("a", "\udcff.safetensors"),
+        ("a" * 5000, [["x" * 99]] * 99),
+    ],
+    ids=range(8),
+)
+def test_a_name_that_no_shard_can_have_is_one_short_error(tmp_path, name, file):
+    folder = checkpoint(tmp_path, {}, {name: file})
+    for load in (load_attention, load_model):
+        with pytest.raises(
+            ValueError, match=r"weight_map\['a+.* is .*; expected a .safetensors file of that"
+        ) as caught:
+            load(folder)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("there", "hint"),
+    [
+        ("pytorch_model.bin", "but pytorch_model.bin: expected safetensors, as save_pretrained of transformers writes"),
+        ("pytorch_model-00001-of-00002.bin", "but pytorch_model-00001-of-00002.bin: expected safetensors"),
+        ("consolidated.00.pth", "but consolidated.00.pth: expected safetensors"),
+        ("model-q4.gguf", "but model-q4.gguf: expected the checkpoint in safetensors that it was made from"),
+        ("adapter_model.safetensors", "but adapter_model.safetensors: expected one of the two names"),
+        ("tokenizer.json", "has neither model.safetensors nor model.safetensors.index.json$"),
+    ],
+)
+def test_a_folder_of_other_weights_is_told_what_to_do(tmp_path, there, hint):
+    folder = checkpoint(tmp_path, {})
+    (folder / there).write_bytes(b"PK\x03\x04")
+    for load in (load_attention, load_model):
+        with pytest.raises(FileNotFoundError, match=hint):
+            load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(path.name, path)])
+def test_weights_that_are_no_file_are_said_to_be_there(tmp_path, name, make):
+    folder = checkpoint(tmp_path, {})
+    make(folder / name)
+    with pytest.raises(ValueError, match=f"{name} is no regular file; expected the weights of a checkpoint"):
+        load_attention(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"folder": 1}, TypeError, "folder is 1; expected a path"),
+        ({"folder": "nowhere"}, FileNotFoundError, "nowhere: no such folder; expected the folder of a checkpoint"),
+        ({"folder": "x" * 5000}, FileNotFoundError, "xxx.*: no such folder"),
+        ({"folder": "{}/config.json"}, ValueError, "config.json is no folder; expected the folder of .*, such as {}$"),
+        ({"dtype": "bf16"}, TypeError, "dtype is 'bf16'; expected a torch.dtype"),
+        ({"dtype": torch.int8}, ValueError, "dtype is torch.int8; expected torch.float64"),
+        ({"device": "nowhere"}, ValueError, "device is 'nowhere'; expected one that is there"),
+        ({"device": 99}, ValueError, "device is 99; expected one that is there"),
+        ({"mtp": "no"}, TypeError, "mtp is 'no'; expected True or False"),
+    ],
+)
+def test_an_argument_is_refused_before_a_file_is_opened(tmp_path, monkeypatch, arguments, error, message):
+    checkpoint(tmp_path, {"model.safetensors": tensors(OWN, 1)})
+    monkeypatch.setattr("safetensors.safe_open", lambda path, **_: pytest.fail(f"opened {path}"))
+    given = {"folder": tmp_path} | arguments
+    if isinstance(given["folder"], str):
+        given["folder"] = given["folder"].format(tmp_path)
+    with pytest.raises(error, match=message.format(tmp_path)):
+        load_model(**given)
+    if not arguments.keys() & {"device", "mtp"}:
+        with pytest.raises(error, match=message.format(tmp_path)):
+            load_attention(**given)

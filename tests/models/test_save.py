@@ -127,3 +127,32 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         save_model(small(OURS["no rotation"]), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "message"),
+    [
+        ("loop", FileExistsError, "loop is there already; expected a folder that does not exist"),
+        ("dangling", FileExistsError, "dangling is there already; expected a folder that does not exist"),
+        ("file/below", OSError, "file/below cannot be made: .*; expected a folder that does not exist"),
+        ("x" * 5000, OSError, "xxx.* cannot be made: File name too long; expected"),
+        ("a\0b", OSError, r"a.x00b' cannot be made: embedded null byte; expected"),
+    ],
+    ids=range(5),
+)
+def test_a_place_where_no_folder_can_be_made_is_one_error(tmp_path, place, error, message):
+    os.symlink("loop", tmp_path / "loop")
+    os.symlink("nowhere", tmp_path / "dangling")
+    (tmp_path / "file").write_text("kept")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(error, match=message) as caught:
+        save_model(small(OURS["no rotation"]), tmp_path / place)
+    assert len(str(caught.value)) < 700 and sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_saved_is_a_model_and_where_a_path(tmp_path):
+    with pytest.raises(TypeError, match="model is a str; expected a Decoder"):
+        save_model("model", tmp_path / "out")
+    with pytest.raises(TypeError, match="folder is 1; expected a path"):
+        save_model(small(OURS["no rotation"]), 1)
+    assert list(tmp_path.iterdir()) == []

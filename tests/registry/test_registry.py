@@ -242,3 +242,11 @@ def test_gpus_are_dense_figures_with_sources():
 def test_an_unknown_gpu_names_the_nearest():
     with pytest.raises(ValueError, match="unknown GPU 'h20'; nearest: h200"):
         get_gpu("h20")
+
+
+@pytest.mark.parametrize("name", [None, 3, ["deepseek-v3"], 10**5000, "x" * 5000, "\n"])
+def test_what_is_no_name_is_one_short_line(name):
+    for look_up, what in ((get_model, "model"), (get_gpu, "GPU")):
+        with pytest.raises(ValueError, match=f"unknown {what} .*; one of ") as caught:
+            look_up(name)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

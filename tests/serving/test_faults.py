@@ -335,3 +335,29 @@ def test_random_order_of_requests_changes_nothing():
         [prompts[i] for i in order], SamplingParams(max_new_tokens=5)
     )
     assert out == [plain("mla", prompts[i], 5) for i in order]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda engine: engine.cancel(0), "request is 0; expected a Request, from submit"),
+        (lambda engine: engine.generate(5), "prompts is 5; expected a list of prompts"),
+        (lambda engine: engine.generate([[1]], 5), "params is 5; expected SamplingParams, or a list of them"),
+        (lambda engine: engine.submit({1: [["x" * 500]] * 500}), "prompt_tokens is {1: .*; expected a list of tokens"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_one_error(call, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        call(Engine(model_of(MLA), num_pages=4))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_request_of_another_engine_takes_no_pages_from_this_one():
+    mine, other = (Engine(model_of(MLA), num_pages=8, page_size=4) for _ in range(2))
+    kept, strange = mine.submit([1, 2, 3]), other.submit([1, 2, 3])
+    for _ in range(2):  # waiting, then running in the row that theirs has there
+        with pytest.raises(ValueError, match="request is number 0 of another engine; expected one of this engine"):
+            mine.cancel(strange)
+        mine.step()
+        other.step()
+    assert strange.state == kept.state == "running"

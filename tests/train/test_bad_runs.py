@@ -202,3 +202,16 @@ def test_ctrl_c_in_the_first_step_finishes_it(tmp_path, config, monkeypatch):
     assert train(tmp_path / "run", config()).step == 1
     monkeypatch.undo()
     check_that_it_goes_on(tmp_path, config)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "config.json", "state.partial"])
+def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path, config, finished, name):
+    (tmp_path / "state.safetensors").write_bytes(finished[0])
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileExistsError, match=f"--out: .*{name} is no regular file; expected a folder of its own"):
+        train(tmp_path, config(num_steps=5), resume=True)
+
+
+def test_a_name_that_no_folder_can_have_is_one_error(tmp_path, config):
+    with pytest.raises(OSError, match="--out: .* cannot be made: File name too long; expected a folder that can"):
+        train(tmp_path / ("x" * 5000), config())

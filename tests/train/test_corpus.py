@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import pytest
 
@@ -61,3 +62,11 @@ def test_the_split_of_a_folder_moves_with_it(library, tmp_path):
 
 def test_files_of_one_name_in_two_folders_both_count(library, tmp_path):
     assert text_files([library, str(library)]).num_files == 2 * text_files([library]).num_files
+
+
+def test_a_pipe_is_no_text_and_is_not_waited_for(library):
+    os.mkfifo(library / "pipe")
+    for place in (library / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match="text: .* is a device or a pipe; expected a file or a folder"):
+            text_files([place])
+    assert text_files([library]).num_files == 42

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -118,51 +117,68 @@ def test_each_part_of_a_checkpoint_counts(tmp_path, config, part):
     assert not torch.equal(whole.model.lm_head.weight, run.model.lm_head.weight)
 
 
-COMMAND = [sys.executable, "-m", "mla_edu.cli", "train"]
-
-
-def start(tmp_path, config, *more, out="run"):
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    return subprocess.Popen(
-        [*COMMAND, file, "--out", tmp_path / out, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+# `mla-edu train`, but it stops and says so when its fourth checkpoint is written and not yet in its place.
+STOPS = """
+import os, sys
+from mla_edu.cli import app
+replace, calls = os.replace, []
+def stop(*places):
+    calls.append(places)
+    if len(calls) == 4:
+        print("written", flush=True)
+        sys.stdin.read()
+    replace(*places)
+os.replace = stop
+app(prog_name="mla-edu")
+"""
 
 
 def test_a_killed_process_loses_nothing_that_was_saved(tmp_path, config):
-    """Killed at once after its second checkpoint began to be written, and then gone on with."""
-    settings, state = config(num_steps=40, save_every=1), tmp_path / "run" / "state.safetensors"
-    process = start(tmp_path, settings)
-    wait_for(lambda: state.is_file() and state_module.read_facts(state)["step"] >= 3, process)
-    partial = state.with_suffix(".partial")
-    wait_for(partial.exists, process)
-    process.kill()
-    process.communicate()
-    assert 3 <= state_module.read_facts(state)["step"] < 40
+    """Killed while its fourth checkpoint stands beside the third, and then gone on with."""
+    settings, state = config(num_steps=8, save_every=1), tmp_path / "run" / "state.safetensors"
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPS, "train", file, "--out", tmp_path / "run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert "written\n" in iter(process.stdout.readline, "")
+        process.kill()
+    assert state.with_suffix(".partial").is_file()
+    assert state_module.read_facts(state)["step"] == 3
     run, _ = train(tmp_path / "run", settings, resume=True)
     whole, _ = train(tmp_path / "whole", settings)
     assert torch.equal(run.model.lm_head.weight, whole.model.lm_head.weight)
 
 
-def test_a_second_process_is_refused(tmp_path, config):
-    first = start(tmp_path, config(num_steps=100_000))
-    wait_for((tmp_path / "run" / "config.json").is_file, first)
-    second = start(tmp_path, config(), "--resume")
-    _, said = second.communicate()
-    first.send_signal(signal.SIGINT)
-    out, _ = first.communicate()
-    assert second.returncode == 2
-    assert "--resume" in said or "another process trains" in said
-    assert "to go on: mla-edu train" in out
-    assert state_module.read_facts(tmp_path / "run" / "state.safetensors")["step"] > 0
+HOLD = """
+import sys
+from filelock import FileLock
+FileLock(sys.argv[1]).acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, config):
+    """No time is waited for: the first says that it holds the folder, and holds it until it is killed."""
+    train(tmp_path / "run", config(num_steps=2))
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    lock = tmp_path / "run" / state_module.LOCK
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(
+            FileExistsError, match="--out: another process trains into .*; expected a folder of its own"
+        ):
+            train(tmp_path / "run", config(num_steps=3), resume=True)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == kept
+        first.kill()
+    run, _ = train(tmp_path / "run", config(num_steps=3), resume=True)
+    assert run.step == 3
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, config, monkeypatch):
