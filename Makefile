@@ -73,7 +73,7 @@ pdf: $(INDEX) venv-full ## Print the whole book into _build/mla-book.pdf
 lab: venv-full ## Open the chapters in JupyterLab
 	@$(BIN)/jupyter lab book
 
-notebooks: venv-full ## Execute the chapters in place; some only: NOTEBOOKS="01-... 02-..."
+notebooks: venv-full ## Execute the chapters in place; some only: NOTEBOOKS="compression absorption"
 	@$(BIN)/python tools/execute_notebooks.py $(NOTEBOOKS)
 
 lint: venv-full ## Check the style of Python (ruff) and JavaScript (Biome)

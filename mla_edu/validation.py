@@ -169,9 +169,8 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
         message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         message = KINDS.get(fault["type"], message)
         if fault["type"] == "union_tag_invalid":
-            message = re.sub(
-                r".* using (.*) does not match any of the expected tags: ", r"expected \1 one of ", message
-            )
+            told = re.search(r"Input tag (.*) found using '(.*)' .* expected tags: (.*)", message)
+            message = f"{told[2]} is {told[1]}; expected one of {told[3]}" if told else message
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden" and model is not None:
             message = _nearest(fault["loc"], model)

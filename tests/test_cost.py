@@ -358,7 +358,7 @@ def test_a_wrong_kind_of_model_is_named():
         kv_cache_bytes([V3], 1)
 
 
-@pytest.mark.parametrize("dtype", [None, [], {}, 1, 10**400])
+@pytest.mark.parametrize("dtype", [None, [], {}, 1, 10**400], ids=range(5))
 def test_what_is_no_word_is_no_format(dtype):
     for ask in (number_format, cache_format, weight_format):
         with pytest.raises(ValueError, match="dtype is .*; expected") as caught:

@@ -210,7 +210,7 @@ def test_a_device_is_one_that_is_there(device, error, message):
 
 
 def test_a_tag_that_is_none_is_told_in_the_words_of_the_others():
-    with pytest.raises(ValueError, match="rope_scaling: expected 'rope_type' one of 'linear', 'llama3'"):
+    with pytest.raises(ValueError, match="rope_scaling: rope_type is 'x'; expected one of 'linear', 'llama3'"):
         GQAConfig(
             hidden_size=8,
             num_attention_heads=2,

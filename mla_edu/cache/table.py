@@ -260,6 +260,7 @@ class SequenceTable:
 def check_sizes(**sizes: int) -> None:
     """Raise ``ValueError`` for the first size that is not positive, or that a table, in int32, cannot count."""
     for name, size in sizes.items():
+        check_integer(name, size)
         check_integer(name, size, 1, MOST)
 
 

@@ -32,6 +32,7 @@ from mla_edu.train.state import (
     keep_log,
     load_state,
     locked,
+    need_packages,
     read_facts,
     save_state,
 )
@@ -227,10 +228,12 @@ def train_into(
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is not asked, or another process trains into it.
         FileNotFoundError: there is nothing to resume.
+        ImportError: ``safetensors`` or ``filelock`` is not installed.
         OSError: the folder cannot be written to.
         ValueError: the run in the folder is of another configuration or another text.
     """
     state = folder / STATE
+    need_packages()
     check_folder(folder)
     for path in (folder / CONFIG, folder / LOG, state.with_suffix(PARTIAL)):
         if path.exists() and not path.is_file():

@@ -1,5 +1,6 @@
 """A training run on disk: one file that is whole or not there, and a folder that one process writes."""
 
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +20,15 @@ FACTS = {"step": int, "threads": int, "config": dict, "corpus_sha256": str}
 REMEMBERED = {"muon": ("average",), "adamw": ("step", "exp_avg", "exp_avg_sq")}  # of each parameter, by its optimizer
 
 
+def need_packages() -> None:
+    """Raise ``ImportError`` in words unless what a checkpoint is written and guarded with is installed."""
+    for name, source in (("safetensors", "'mla-edu[hf]'"), ("filelock", "filelock")):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise ImportError(f"training needs {name}: pip install {source}") from None
+
+
 def check_folder(folder: Path) -> None:
     """Raise ``OSError`` unless the folder can be written to, or made."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
@@ -34,12 +44,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         FileExistsError: another process writes into it.
-        ImportError: ``filelock``, which torch brings, is not installed.
     """
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError:
-        raise ImportError("training needs filelock: pip install filelock") from None
+    from filelock import FileLock, Timeout
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -208,7 +208,7 @@ def test_sizes_are_positive():
         PageTable(0)
 
 
-@pytest.mark.parametrize("size", [2**31, 2**62, 2**63, 10**400])
+@pytest.mark.parametrize("size", [2**31, 2**62, 2**63, 10**400], ids=range(4))
 def test_a_size_is_one_that_int32_counts(size):
     """A table counts in int32; and torch has errors of many lines for what int64 cannot hold."""
     for make in (SequenceTable, lambda count: SequenceTable(1, count), PageTable, lambda count: PageTable(1, count)):

@@ -244,7 +244,7 @@ def test_an_unknown_gpu_names_the_nearest():
         get_gpu("h20")
 
 
-@pytest.mark.parametrize("name", [None, 3, ["deepseek-v3"], 10**5000, "x" * 5000, "\n"])
+@pytest.mark.parametrize("name", [None, 3, ["deepseek-v3"], 10**5000, "x" * 5000, "\n"], ids=range(6))
 def test_what_is_no_name_is_one_short_line(name):
     for look_up, what in ((get_model, "model"), (get_gpu, "GPU")):
         with pytest.raises(ValueError, match=f"unknown {what} .*; one of ") as caught:

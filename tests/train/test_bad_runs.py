@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -215,3 +216,13 @@ def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path, config, finished, name
 def test_a_name_that_no_folder_can_have_is_one_error(tmp_path, config):
     with pytest.raises(OSError, match="--out: .* cannot be made: File name too long; expected a folder that can"):
         train(tmp_path / ("x" * 5000), config())
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("safetensors", "'mla-edu.hf.'"), ("filelock", "filelock")])
+def test_what_is_not_installed_is_told_before_a_step(tmp_path, config, monkeypatch, name, remedy):
+    """Not when the first checkpoint is to be written, minutes later."""
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(Run, "rehearse", lambda run: pytest.fail("computed something"))
+    with pytest.raises(ImportError, match=f"training needs {name}: pip install {remedy}"):
+        train(tmp_path / "run", config())
+    assert not (tmp_path / "run").exists()
