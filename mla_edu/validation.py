@@ -33,7 +33,7 @@ KINDS = {"tuple_type": "expected a list", "model_type": "expected a mapping of n
 
 MOST = 2**63 - 1  # what a tensor can count; a product of a few such numbers is still a float
 TEXT = 2**26  # bytes: more than any config.json, index or file of prompts has
-LONGEST = 400  # letters of a path that an error repeats
+LONGEST = 400  # letters of a value or a name that an error repeats
 
 # Strict: neither True nor "8" nor 8.0 is the integer 8.
 PositiveInt = Annotated[int, Field(strict=True, gt=0), AfterValidator(_countable)]
@@ -52,7 +52,8 @@ def shown(value: object) -> str:
     short.maxlevel, short.maxlist, short.maxdict = 3, 10, 10
     short.maxstring, short.maxother, short.maxlong = 200, 200, 60
     try:
-        return " ".join(short.repr(value).split("\n"))
+        text = " ".join(short.repr(value).split("\n"))
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
     except ValueError:  # Python writes no integer of more digits
         return "an integer of more than 4300 digits"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mla_edu.validation import check_integer
+from mla_edu.validation import check_integer, readable
 
 STATE = "state.safetensors"
 PARTIAL = ".partial"  # what its name ends in while it is written
@@ -31,7 +31,11 @@ def need_packages() -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise ``OSError`` unless the folder can be written to, or made."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # such as of a name that no folder can have
+        why = f"cannot be made: {error.strerror}; expected a folder that can"
+        raise type(error)(f"--out: {readable(folder)} {why}") from None
     if not nearest.is_dir():
         raise NotADirectoryError(f"--out: {nearest} is a file; expected a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

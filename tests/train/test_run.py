@@ -156,7 +156,8 @@ def test_a_killed_process_loses_nothing_that_was_saved(tmp_path, config):
 HOLD = """
 import sys
 from filelock import FileLock
-FileLock(sys.argv[1]).acquire()
+lock = FileLock(sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
