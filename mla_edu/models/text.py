@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mla_edu.hf.config_file import read_json_object
-from mla_edu.validation import check_integer
+from mla_edu.validation import check_integer, check_path
 
 
 class Tokens:
@@ -24,11 +24,13 @@ class Tokens:
         stop_tokens: that end a text, as ``config.json`` names them.
 
     Raises:
+        TypeError: ``folder`` is no path.
         ValueError: there is no tokenizer, or it is not one, or a token that ends a text is no integer.
         ImportError: ``tokenizers`` is not installed.
     """
 
     def __init__(self, folder: str | Path, vocab_size: int):
+        check_path("folder", folder)
         path = Path(folder) / "tokenizer.json"
         self._tokenizer: Any = None
         if path.is_file():

@@ -81,3 +81,8 @@ def test_an_end_that_is_no_token_is_refused(folder, end):
     (folder / "config.json").write_text(json.dumps({"model_type": "x", "eos_token_id": end}))
     with pytest.raises(ValueError, match="eos_token_id is .*; expected an integer of at least 0"):
         Tokens(folder, 256)
+
+
+def test_a_folder_is_a_path():
+    with pytest.raises(TypeError, match="folder is 1; expected a path"):
+        Tokens(1, 256)
