@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from mla_edu.cli import app
+from mla_edu.cli import show as shows
 from mla_edu.models import Decoder, ModelConfig, generate, save_model
 from mla_edu.testing import randomize
 
@@ -100,7 +101,8 @@ def test_a_file_of_prompts_is_answered_in_its_order(folder, options, tmp_path):
         (["--prompt", "a", "--device", "abacus"], "--device is 'abacus'; expected one that is there"),
     ],
 )
-def test_bad_input_is_one_line(folder, arguments, message):
+def test_bad_input_is_one_line(folder, arguments, message, monkeypatch):
+    monkeypatch.setattr(shows, "MOMENT", 600.0)  # however slow the machine, no line about work under way
     result = run(folder[0], *arguments)
     assert result.exit_code == 2
     assert message in result.stderr

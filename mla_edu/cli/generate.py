@@ -41,6 +41,7 @@ def generate(
         raise ValueError("expected --prompt or --prompts, one of the two")
     check_folder("folder", folder, "a checkpoint: config.json beside safetensors files")
     need_torch()
+    from mla_edu.cache.table import MOST
     from mla_edu.models import load_model
     from mla_edu.models.text import Tokens
     from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
@@ -57,17 +58,21 @@ def generate(
     stops = {"stop_tokens": tuple(sorted(text.stop_tokens))}
     known = [(text.encode(prompt), params)] if prompt is not None else [(text.encode(one.prompt), one) for one in asked]
     pages = sorted(-(-(len(tokens) + one.max_new_tokens) // PAGE_SIZE) for tokens, one in known)
+    num_pages = sum(pages[-MOST_AT_ONCE:])
+    no_memory = f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory"
+    if num_pages * PAGE_SIZE > MOST:
+        raise ValueError(no_memory)
     try:
         engine = Engine(
             model,
-            num_pages=sum(pages[-MOST_AT_ONCE:]),
+            num_pages=num_pages,
             page_size=PAGE_SIZE,
             mla=mla,
             drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
             share_prefixes=None if prefix_cache else False,
         )
     except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # of memory, or a number it cannot hold
-        raise ValueError(f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory") from error
+        raise ValueError(no_memory) from error
     requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]
     start, done = time.perf_counter(), 0
     if prompt is not None:
