@@ -50,16 +50,11 @@ function drawing({ scores }, before, found) {
   );
   if (found.keys > before.keys) {
     const tile = { x: LEFT + before.keys * width, width: (found.keys - before.keys) * width };
-    parts.push(
-      svg("rect", {
-        ...tile,
-        y: SCORE.y(4),
-        height: WEIGHT.y(0) - SCORE.y(4),
-        fill: "var(--accent)",
-        opacity: 0.14,
-        "data-mark": "tile",
-      }),
-    );
+    const shade = { fill: "var(--accent)", opacity: 0.14, "data-mark": "tile" };
+    for (const { y, marks } of [SCORE, WEIGHT]) {
+      const [bottom, top] = [y(marks[0]), y(marks.at(-1))];
+      parts.push(svg("rect", { ...tile, y: top, height: bottom - top, ...shade }));
+    }
   }
   scores.forEach((score, key) => {
     const read = key < found.keys;
