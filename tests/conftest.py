@@ -1,6 +1,7 @@
-"""What ``make check`` leaves out, and a made-up run of a benchmark for all tests that read one."""
+"""What ``make check`` and ``make test`` leave out, and a made-up run of a benchmark for all tests that read one."""
 
 import inspect
+import os
 
 import pytest
 
@@ -23,10 +24,23 @@ SLOW = (  # kernels that are interpreted or compiled case by case, and whole run
 )
 
 
+def expects_an_error(item):
+    return "pytest.raises" in inspect.getsource(item.function)
+
+
+def is_in(path, places):
+    return any(place == path or place in path.parents for place in places)
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark what `make check` leaves out, from where a test stands and what it uses."""
-    if config.getoption("jaxtyping_packages", None):  # the annotations answer bad input before the package does
-        items[:] = [item for item in items if "pytest.raises" not in inspect.getsource(item.function)]
+    # Where annotations are checked, they answer bad input before the package does. What has run like that, in the files
+    # and folders that SHAPED names, need not run again.
+    shaped = [config.rootpath / name for name in os.environ.get("SHAPED", "").split()]
+    if config.getoption("jaxtyping_packages", None):
+        items[:] = [item for item in items if not expects_an_error(item)]
+    elif shaped:
+        items[:] = [item for item in items if not is_in(item.path, shaped) or expects_an_error(item)]
     for item in items:
         fixtures = getattr(item, "fixturenames", None)  # None: a chapter
         if fixtures is None or "html" in fixtures or str(item.path).endswith(SLOW):

@@ -21,6 +21,7 @@ from typer.main import get_command
 
 from mla_edu.cli import app
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 CONFIG = {

@@ -11,6 +11,7 @@ comment behind it. Nothing of the package is imported.
 """
 
 import ast
+import gc
 import html
 import json
 import re
@@ -281,6 +282,9 @@ def drop_live_code(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
+    # A build makes millions of nodes and drops few: to look for garbage after each
+    # 700, as Python does, takes as long as all the rest.
+    gc.set_threshold(300_000, 20, 50)
     for name in ("code_changes", "formulas", "finish", "sharing"):
         app.setup_extension(name)
     app.add_directive("saved-widget", SavedWidget)

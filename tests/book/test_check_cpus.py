@@ -12,6 +12,7 @@ import check_cpus
 from check_cpus import PLAIN
 from run_notebook import run
 
+pytestmark = pytest.mark.long
 SAME = "print(2 + 2)"
 BY_PROCESSOR = "import zlib\n\nimport numpy as np\n\nprint(zlib.crc32(np.exp(np.linspace(0, 9, 1000, dtype='f'))))"
 BY_THREADS = "import os\n\nprint(os.environ['OMP_NUM_THREADS'])"

@@ -25,7 +25,12 @@ ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
 }
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-SIZES = (1, 2, 3, 4)
+SIZES = [
+    pytest.param(1, marks=pytest.mark.long),
+    pytest.param(2, marks=pytest.mark.long),
+    3,
+    pytest.param(4, marks=pytest.mark.long),
+]
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size} ranks")

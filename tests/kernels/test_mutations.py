@@ -15,7 +15,7 @@ from mla_edu.kernels.problems import NO_PAGE, check_answer, random_problem
 from mla_edu.kernels.tiles import Tiles
 
 launch = pytest.importorskip("mla_edu.kernels.launch")
-pytestmark = pytest.mark.skipif(not launch.INTERPRETED, reason="needs the interpreter")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not launch.INTERPRETED, reason="needs the interpreter")]
 
 # file, what is right, what is put there instead
 KERNEL, ROWS = "kernel.py", "rows.py"
