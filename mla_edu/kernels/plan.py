@@ -5,6 +5,7 @@ Imports neither torch nor triton, and reads no length: a plan follows from shape
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mla_edu.kernels.tiles import (
     REGISTERS,
@@ -43,8 +44,7 @@ def choose_num_shares(num_blocks: int, worth: int, num_slots: int) -> int:
     return max(1, min(enough, worth, num_slots))
 
 
-@dataclass(frozen=True)
-class GPU:
+class GPU(NamedTuple):
     """What of a GPU decides how the kernels are launched."""
 
     arch: str
@@ -52,8 +52,7 @@ class GPU:
     multiprocessors: int
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """The sizes of a decode step, as far as the host knows them."""
 
     batch: int
