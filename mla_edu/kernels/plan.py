@@ -44,7 +44,8 @@ def choose_num_shares(num_blocks: int, worth: int, num_slots: int) -> int:
     return max(1, min(enough, worth, num_slots))
 
 
-class GPU(NamedTuple):
+@dataclass(frozen=True)
+class GPU:
     """What of a GPU decides how the kernels are launched."""
 
     arch: str
