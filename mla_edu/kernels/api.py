@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from types import ModuleType
-from typing import Any, Literal, get_args, overload
+from typing import Literal, get_args, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -134,23 +134,26 @@ def mla_decode(
     """
     check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     check_numbers(sm_scale, num_splits)
-    for name, value in (("causal", causal), ("return_lse", return_lse), ("validate", validate)):
-        check_flag(name, value)
+    check_flag("causal", causal)
+    check_flag("return_lse", return_lse)
+    check_flag("validate", validate)
     check_backend(backend)
     check_buffers(q, kv_cache, block_table, seq_lens, kv_lora_rank, out=out, lse=lse, workspace=workspace)
-    if q.device.type == "cpu" or validate:
+    if validate or q.is_cpu:
         check_values(block_table, seq_lens, kv_cache)
-    options: dict[str, Any] = {"kv_lora_rank": kv_lora_rank, "sm_scale": sm_scale, "causal": causal}
     chosen = _choose(backend, q, kv_cache, block_table, kv_lora_rank)
     if chosen is None:
         from mla_edu.kernels import reference
 
-        found = reference.decode(q, kv_cache, block_table, seq_lens, **options)
+        found = reference.decode(
+            q, kv_cache, block_table, seq_lens, kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal
+        )
         out, lse = (new if given is None else given.copy_(new) for given, new in zip((out, lse), found, strict=True))
     else:
         out, lse = chosen.decode(
-            q, kv_cache, block_table, seq_lens, num_splits=num_splits, out=out, lse=lse, workspace=workspace, **options
-        )
+            q, kv_cache, block_table, seq_lens, kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal,
+            num_splits=num_splits, out=out, lse=lse, workspace=workspace,
+        )  # fmt: skip
     if not return_lse_base_on_e:
         lse.mul_(math.log2(math.e))
     return (out, lse) if return_lse else out
@@ -188,7 +191,7 @@ def check_backend(backend: str) -> None:
 
 def _choose(backend: str, q: Tensor, kv_cache: Tensor, block_table: Tensor, kv_lora_rank: int) -> ModuleType | None:
     """The module of a backend that can run on these tensors; None for the reference."""
-    if backend == "reference" or (backend == "auto" and q.device.type == "cpu"):
+    if backend == "reference" or (backend == "auto" and q.is_cpu):
         return None
     if q.dtype == torch.float64:
         raise TypeError("q is torch.float64; expected backend='reference' with it: Triton's kernels have fp32")

@@ -13,7 +13,7 @@ from triton.compiler import ASTSource
 
 from mla_edu.cost import fp8_row_bytes
 from mla_edu.kernels.kernel import attend
-from mla_edu.kernels.launch import DTYPES, Results, attend_arguments
+from mla_edu.kernels.launch import DTYPES, Results, attend_arguments, attend_options
 from mla_edu.kernels.plan import Plan, Shape
 
 SCALE = 0.1  # any: the compiler does not see it
@@ -49,10 +49,9 @@ def empty_tensors(shape: Shape, pages: int) -> Tensors:
 def compile_attend(tensors: Tensors, rank: int, plan: Plan, arch: str) -> Any:
     """``kernel.attend`` for an architecture; what comes back is Triton's."""
     arguments = attend_arguments(*tensors, kv_lora_rank=rank, sm_scale=SCALE, causal=True, plan=plan)
-    options = {name: value for name, value in arguments.items() if name not in attend.arg_names}
     source = ASTSource(attend, *_specialize(attend, arguments))
     target = GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
-    return triton.compile(source, target=target, options=options)
+    return triton.compile(source, target=target, options=attend_options(plan))
 
 
 def compile_gluon(tensors: Tensors, plan: Plan) -> Any:

@@ -1,6 +1,5 @@
 """The Triton backend: one plan, then both kernels; and what the Gluon backend shares with it."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -23,14 +22,27 @@ SHARES_STAGES, KEEPS_ADDRESSES = (3, 5), (3, 8)
 MAX_TOKENS = 2**30  # that a row of the block table can hold: tokens are counted in 32 bits
 
 
+class Place:
+    """Where in memory numbers lie, which Triton takes for a tensor of them; a view of one takes the host longer."""
+
+    __slots__ = ("address", "dtype")
+
+    def __init__(self, address: int, dtype: torch.dtype):
+        self.address, self.dtype = address, dtype
+
+    def data_ptr(self) -> int:
+        """The address."""
+        return self.address
+
+
 class Results(NamedTuple):
     """Where a decode step writes: the last three are of sequences that are attended to in parts; None without parts."""
 
     out: Tensor  # [batch, s_q, heads, kv_lora_rank]
     lse: Tensor  # [batch, heads, s_q]
-    partial: Tensor | None  # [parts, heads * s_q, kv_lora_rank]
-    partial_lse: Tensor | None  # [parts, heads * s_q]
-    parts: Tensor | None  # [batch, 2]: the first of a sequence's parts, and how many there are
+    partial: Tensor | Place | None  # [parts, heads * s_q, kv_lora_rank]
+    partial_lse: Tensor | Place | None  # [parts, heads * s_q]
+    parts: Tensor | Place | None  # [batch, 2]: the first of a sequence's parts, and how many there are
 
 
 @functools.cache
@@ -80,13 +92,12 @@ def attend_arguments(
     causal: bool,
     plan: Plan,
 ) -> dict[str, Any]:
-    """The arguments of ``attend`` by name, the compiler's options included; ``offline`` compiles it for the same."""
+    """The arguments of ``attend`` by name, in its order; ``offline`` compiles it for the same."""
     batch, s_q, num_heads, width = q.shape
     stride_qb, stride_qs, stride_qh, stride_qd = q.stride()
     stride_kp, stride_kn, stride_kd = kv_cache.stride()
     stride_tb, stride_tp = block_table.stride()
     tiles = plan.tiles
-    options = {} if plan.max_registers is None else {"maxnreg": plan.max_registers}
     return {
         "p_q": q,
         "p_kv": kv_cache,
@@ -126,10 +137,15 @@ def attend_arguments(
         "BLOCK_N": tiles.block_n,
         "BLOCK_C": plan.block_c,
         "BLOCK_R": plan.block_r,
-        "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages if TRITON >= SHARES_STAGES else (tiles.num_stages + 2) // 2,
-        **options,
     }
+
+
+def attend_options(plan: Plan) -> dict[str, int]:
+    """What the compiler is told of ``attend``."""
+    tiles = plan.tiles
+    num_stages = tiles.num_stages if TRITON >= SHARES_STAGES else (tiles.num_stages + 2) // 2
+    options = {"num_warps": tiles.num_warps, "num_stages": num_stages}
+    return options if plan.max_registers is None else options | {"maxnreg": plan.max_registers}
 
 
 def why_no_gluon(device: torch.device) -> str | None:
@@ -155,6 +171,18 @@ def bytes_of_parts(plan: Plan, q: Tensor, kv_lora_rank: int) -> int:
     return 0 if plan.num_parts == 1 else 4 * plan.num_partials * s_q * num_heads * (kv_lora_rank + 1) + 8 * batch
 
 
+def cut(workspace: Tensor, num_rows: int, kv_lora_rank: int, batch: int) -> tuple[Tensor | Place, ...]:
+    """A workspace as the last three of ``Results``, for as many rows of partial results."""
+    partials = num_rows * kv_lora_rank
+    if INTERPRETED:  # which takes tensors alone
+        words = workspace[: 4 * (partials + num_rows + 2 * batch)].view(torch.float32)
+        partial, partial_lse, parts = words.split([partials, num_rows, 2 * batch])
+        return partial, partial_lse, parts.view(torch.int32)
+    start = workspace.data_ptr()
+    end = start + 4 * partials
+    return Place(start, torch.float32), Place(end, torch.float32), Place(end + 4 * num_rows, torch.int32)
+
+
 def run(
     stage_1: Callable[[Results], object],
     q: Tensor,
@@ -169,8 +197,10 @@ def run(
     Raises:
         ValueError: the workspace is too small.
     """
+    if q.is_cuda and q.get_device() != torch.cuda.current_device():
+        with torch.cuda.device(q.device):  # which Triton launches on
+            return run(stage_1, q, kv_lora_rank, plan, out, lse, workspace)
     batch, s_q, num_heads, _ = q.shape
-    num_rows = num_heads * s_q
     needed = bytes_of_parts(plan, q, kv_lora_rank)
     if workspace is not None and workspace.numel() < needed:
         raise ValueError(f"workspace has {workspace.numel()} bytes; expected at least {needed}")
@@ -180,33 +210,21 @@ def run(
         lse = q.new_empty(batch, num_heads, s_q, dtype=torch.float32)
     if batch == 0:
         return out, lse
+    num_rows = num_heads * s_q
     partial = partial_lse = parts = None
     if needed:
         if workspace is None:
             workspace = q.new_empty(needed, dtype=torch.uint8)
-        sizes = [plan.num_partials * num_rows * kv_lora_rank, plan.num_partials * num_rows, 2 * batch]
-        partial, partial_lse, places = workspace[:needed].view(torch.float32).split(sizes)
-        parts = places.view(torch.int32)
+        partial, partial_lse, parts = cut(workspace, plan.num_partials * num_rows, kv_lora_rank, batch)
     # The interpreter cuts fp32 off to bf16 where a GPU rounds, so there PyTorch rounds in the end.
     results = Results(out.float() if INTERPRETED else out, lse, partial, partial_lse, parts)
-    with torch.cuda.device(q.device) if q.device.type == "cuda" else contextlib.nullcontext():
-        stage_1(results)
-        if needed:
-            tile = plan.merge_tile
-            merge[batch * cdiv(num_rows, tile.block_h), cdiv(kv_lora_rank, tile.block_c)](
-                p_partial=results.partial,
-                p_partial_lse=results.partial_lse,
-                p_parts=results.parts,
-                p_out=results.out,
-                p_lse=results.lse,
-                NUM_HEADS=num_heads,
-                S_Q=s_q,
-                RANK=kv_lora_rank,
-                BLOCK_H=tile.block_h,
-                BLOCK_P=tile.block_p,
-                BLOCK_C=tile.block_c,
-                num_warps=tile.num_warps,
-            )
+    stage_1(results)
+    if needed:
+        tile = plan.merge_tile
+        merge[batch * cdiv(num_rows, tile.block_h), cdiv(kv_lora_rank, tile.block_c)](
+            partial, partial_lse, parts, results.out, lse,
+            num_heads, s_q, kv_lora_rank, tile.block_h, tile.block_p, tile.block_c, num_warps=tile.num_warps,
+        )  # fmt: skip
     if results.out is not out:
         out.copy_(results.out)
     return out, lse
@@ -239,6 +257,6 @@ def decode(
             q, kv_cache, block_table, seq_lens, results,
             kv_lora_rank=kv_lora_rank, sm_scale=sm_scale, causal=causal, plan=plan,
         )  # fmt: skip
-        attend[(plan.num_programs,)](**arguments)
+        attend[(plan.num_programs,)](*arguments.values(), **attend_options(plan))  # by name it takes the host longer
 
     return run(stage_1, q, kv_lora_rank, plan, out, lse, workspace)

@@ -5,6 +5,7 @@ Imports neither torch nor triton, and reads no length: a plan follows from shape
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mla_edu.kernels.tiles import (
     REGISTERS,
@@ -52,8 +53,7 @@ class GPU:
     multiprocessors: int
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """The sizes of a decode step, as far as the host knows them."""
 
     batch: int

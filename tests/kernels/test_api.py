@@ -179,6 +179,17 @@ def test_bad_input_is_named_before_any_work(changed, kind, message, monkeypatch)
         call(**changed)
 
 
+def test_buffers_may_lie_side_by_side_and_not_a_byte_closer():
+    memory = torch.zeros(4 + 192 + 6)
+    workspace, out, lse = memory.view(torch.uint8)[:16], memory[4:196].view(2, 1, 3, 32), memory[196:].view(2, 3, 1)
+    call(out=out, lse=lse, workspace=workspace)
+    for start, end in ((0, 17), (768, 785)):
+        with pytest.raises(ValueError, match="workspace shares memory with out"):
+            call(out=out, workspace=memory.view(torch.uint8)[start:end])
+    with pytest.raises(ValueError, match="workspace shares memory with lse"):
+        call(lse=lse, workspace=memory.view(torch.uint8)[:785])
+
+
 def test_bad_fp8_caches_are_named():
     with pytest.raises(ValueError, match="kv_cache has rows of 259; expected 260"):
         call(FP8, kv_cache=FP8.kv_cache[..., :259])

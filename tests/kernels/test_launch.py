@@ -4,15 +4,22 @@ Triton's own binder takes every argument, and what it makes of their values comp
 kernels as ``figures.json`` says.
 """
 
+import contextlib
 import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from mla_edu.kernels.problems import random_problem
 
 pytest.importorskip("triton.experimental.gluon")
-from tests.kernels.launch_without_gpu import launch_calls
+from mla_edu.kernels import launch
+from mla_edu.kernels.kernel import attend
+from tests.kernels.launch_without_gpu import launch_calls, watch_steps
 
 CALLS = [
     ["triton", "bf16", 16, 1, 64, None, [1024]],
@@ -22,6 +29,9 @@ CALLS = [
     ["triton", "bf16", 16, 2, 64, 1, [70]],
     ["triton", "fp8_mla", 16, 1, 64, 1, [70]],
 ]
+# One layer's steps, as a server goes on: of the batch, the shares and the width of the table some are 1 or multiples of
+# 16, which Triton would compile anew for.
+SERVED = [["triton", "bf16", 16, 1, 64, None, lengths] for lengths in ([2048], [1920], [2000] * 5, [1920] * 16)]
 TABLE = json.loads(Path(__file__).with_name("figures.json").read_text(encoding="utf-8"))["gluon"]
 GLUON = [dict(zip(TABLE["columns"], row, strict=True)) for row in TABLE["rows"]]
 STEPS = {  # what of the machine's language counts before a product
@@ -36,6 +46,11 @@ STEPS = {  # what of the machine's language counts before a product
 @pytest.fixture(scope="module")
 def launched():
     return launch_calls(CALLS)
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return watch_steps(SERVED)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +86,55 @@ def test_results_have_the_shapes_that_are_promised(launched):
         ["torch.bfloat16", [1, 2, 16, 512], [1, 16, 2]],
         ["torch.bfloat16", [1, 1, 16, 512], [1, 16, 1]],
     ]
+
+
+def test_a_step_into_given_buffers_asks_little_of_the_host(steps):
+    """No operation of PyTorch runs, not even a view; and what Triton is told by name costs its binder twice."""
+    for step in steps:
+        assert step["operations"] == 0 and step["touched"] <= 72
+        found = [(each["kernel"], each["arguments"], each["by_name"]) for each in step["kernels"]]
+        assert found == [("attend", 38, ["num_warps", "num_stages"]), ("merge", 11, ["num_warps"])]
+
+
+def test_no_step_compiles_what_an_earlier_one_has_compiled(steps):
+    assert len({kernel["compiled"] for step in steps for kernel in step["kernels"]}) == 2
+
+
+def test_partial_results_fill_the_workspace(steps):
+    """Rows of 512 numbers, then one number for each row, then two integers for each sequence, up to the end."""
+    for step, (*_, lengths) in zip(steps, SERVED, strict=True):
+        for kernel in step["kernels"]:
+            (partial, *dtypes), (partial_lse, *more), (parts, *most) = kernel["places"]
+            assert dtypes + more + most == ["torch.float32", "torch.float32", "torch.int32"]
+            assert partial == 0 and partial_lse == 512 * (parts - partial_lse)
+            assert parts + 8 * len(lengths) == step["workspace"]
+
+
+def test_the_arguments_of_attend_are_in_its_order():
+    problem = random_problem([70, 3], num_heads=4, s_q=2)
+    results, plan = launch.Results(*problem.tensors, None), launch.plan_call(*problem.tensors[:3], 512)
+    arguments = launch.attend_arguments(*problem.tensors, results, **problem.options, plan=plan)
+    assert list(arguments) == attend.arg_names
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_kernels_are_launched_on_the_device_of_the_tensors(current, monkeypatch):
+    devices, launched = [current], []
+
+    @contextlib.contextmanager
+    def on(device):
+        devices.append(device.index)
+        yield
+        devices.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: devices[-1])
+    monkeypatch.setattr(torch.cuda, "device", on)
+    device = torch.device("cuda", 1)
+    q = SimpleNamespace(is_cuda=True, get_device=lambda: device.index, device=device, shape=(1, 1, 2, 576))
+    out, lse = torch.empty(1, 1, 2, 512), torch.empty(1, 2, 1)
+    plan = launch.plan_call(*random_problem([70], num_heads=2).tensors[:3], 512, num_splits=1)
+    launch.run(lambda results: launched.append(devices[-1]), q, 512, plan, out, lse, None)
+    assert launched == [1] and devices == [current]
 
 
 def test_no_gluon_kernel_compiles_worse_than_it_did(by_gluon):
