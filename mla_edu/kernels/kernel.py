@@ -247,11 +247,10 @@ def attend(
             )  # fmt: skip
             tile, offset, sequence = stop, offset + tiles, sequence + 1
     else:
-        sequence, tile, tiles, per_share = own_part(
+        sequence, seq_len, tile, tiles, per_share = own_part(
             p_lens, share, num_parts, min_tiles, batch, stride_len, NUM_SLOTS, BLOCK_N, 128
         )
         if tile < tiles:
-            seq_len = tl.load(p_lens + tl.cast(sequence, tl.int64) * stride_len).to(tl.int32)
             attend_piece(
                 p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,
                 share, block, sequence, seq_len, tile, tl.minimum(tile + per_share, tiles), 0, tiles, per_share,

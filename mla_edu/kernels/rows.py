@@ -89,21 +89,21 @@ def own_part(
     p_lens, part, num_parts, min_tiles, batch, stride_len, NUM_SLOTS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):  # fmt: skip
-    """Part number ``part`` of a batch: its sequence, its first tile, and of the sequence and of a part how many tiles.
+    """Part number ``part`` of a batch: its sequence and that one's length; its first tile; how many tiles they have.
 
-    With NUM_SLOTS, parts are by the lengths of all sequences; else each sequence has ``num_parts``. The sequence has no
-    tile if there is no such part.
+    The last two are of the sequence, 0 if there is no such part, and of a part. With NUM_SLOTS, parts are by the
+    lengths of all sequences; else each sequence has ``num_parts``.
     """
     if NUM_SLOTS > 0:
         share = choose_share(p_lens, num_parts, min_tiles, batch, stride_len, NUM_SLOTS, BLOCK_N, BLOCK_B)
         sequence, first = find_sequence(p_lens, part, share, batch, stride_len, BLOCK_N, BLOCK_B)
-        tiles = count_tiles(p_lens, sequence, batch, stride_len, BLOCK_N)
-        each = tiles_of_part(tiles, share)
     else:
-        sequence, first = part // num_parts, part // num_parts * num_parts
-        tiles = count_tiles(p_lens, sequence, batch, stride_len, BLOCK_N)
-        each = tl.maximum(tl.cdiv(tiles, num_parts), min_tiles)
-    return sequence, (part - first) * each, tiles, each
+        share, sequence, first = 0, part // num_parts, part // num_parts * num_parts
+    m_any = sequence < batch
+    seq_len = tl.load(p_lens + tl.cast(sequence, tl.int64) * stride_len, mask=m_any, other=0).to(tl.int32)
+    tiles = tl.where(m_any, tl.maximum(tl.cdiv(seq_len, BLOCK_N), 1), 0)
+    each = tiles_of_part(tiles, share) if NUM_SLOTS > 0 else tl.maximum(tl.cdiv(tiles, num_parts), min_tiles)
+    return sequence, seq_len, (part - first) * each, tiles, each
 
 
 @triton.jit
