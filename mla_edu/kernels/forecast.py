@@ -38,7 +38,7 @@ chosen by them.
 from dataclasses import dataclass
 
 from mla_edu.kernels.offline import KernelReport
-from mla_edu.kernels.plan import GPU, Shape, make_plan
+from mla_edu.kernels.plan import GPU, Shape, choose_share, make_plan, tiles_of_part
 from mla_edu.kernels.tiles import SHARED_LIMIT, cdiv
 from mla_edu.registry import get_gpu
 
@@ -162,9 +162,13 @@ def predict_seconds(report: KernelReport, gpu: str, batch: int, context: int) ->
         shape, GPU(chip.arch, SHARED_LIMIT[chip.arch], chip.multiprocessors), tiles=report.tiles, walks=walks
     )
     tiles = cdiv(context, plan.tiles.block_n)
-    together = tiles * (batch if plan.even else 1)
-    in_share = min(max(cdiv(together, plan.num_parts), plan.min_tiles), together)
-    rounds = cdiv(plan.num_programs, report.programs * chip.multiprocessors) * in_share
+    if plan.even:
+        in_share = min(max(cdiv(tiles * batch, plan.num_parts), plan.min_tiles), tiles * batch)
+        num_programs = plan.num_programs
+    else:
+        in_share = tiles_of_part(tiles, choose_share([tiles] * batch, plan.num_parts, plan.min_tiles, plan.num_slots))
+        num_programs = batch * cdiv(tiles, in_share) * plan.num_blocks
+    rounds = cdiv(num_programs, report.programs * chip.multiprocessors) * in_share
     stage_1 = chip.latency + rounds * found.round_seconds
     if in_share % tiles == 0:
         return LAUNCH + stage_1

@@ -14,7 +14,7 @@ q . (g c) = g (q . c), and p (g c) = (p g) c.
 import triton
 import triton.language as tl
 
-from mla_edu.kernels.rows import even_share, find_rows, from_e4m3, load_rows
+from mla_edu.kernels.rows import even_share, find_rows, from_e4m3, load_rows, own_part
 
 
 @triton.jit
@@ -216,16 +216,17 @@ def attend(
     p_q, p_kv, p_table, p_lens, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale, batch, num_parts, min_tiles,
     stride_qb, stride_qs, stride_qh, stride_qd, stride_kp, stride_kn, stride_kd, stride_tb, stride_tp, stride_len,
     NUM_HEADS: tl.constexpr, S_Q: tl.constexpr, RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    CAUSAL: tl.constexpr, EVEN: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, HOIST: tl.constexpr,
-    NUM_CHUNKS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    CAUSAL: tl.constexpr, EVEN: tl.constexpr, NUM_SLOTS: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr,
+    HOIST: tl.constexpr, NUM_CHUNKS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """One block of rows over one share of the tokens: every tile is loaded once, as key and value.
 
     If EVEN, the tokens of the whole batch are cut into ``num_parts`` even shares, so that a program may end one
-    sequence, attend to others whole, and begin one; else each sequence is cut into as many parts of its own. What a
-    program makes of a sequence that it does not have whole goes to p_partial, and where its parts lie there to p_parts.
-    Without p_partial there are only whole ones.
+    sequence, attend to others whole, and begin one. Else a program has one part of one sequence: with NUM_SLOTS, the
+    longer a sequence the more parts it has, ``num_parts`` in the whole batch at most; without, each has ``num_parts``.
+    What a program makes of a sequence that it does not have whole goes to p_partial, and where its parts lie there to
+    p_parts. Without p_partial there are only whole ones.
     """
     NUM_BLOCKS: tl.constexpr = (NUM_HEADS * S_Q + BLOCK_H - 1) // BLOCK_H
     share, block = tl.program_id(0) // NUM_BLOCKS, tl.program_id(0) % NUM_BLOCKS
@@ -246,11 +247,9 @@ def attend(
             )  # fmt: skip
             tile, offset, sequence = stop, offset + tiles, sequence + 1
     else:
-        sequence = share // num_parts
-        seq_len = tl.load(p_lens + tl.cast(sequence, tl.int64) * stride_len).to(tl.int32)
-        tiles = tl.maximum(tl.cdiv(seq_len, BLOCK_N), 1)
-        per_share = tl.maximum(tl.cdiv(tiles, num_parts), min_tiles)
-        tile = share % num_parts * per_share
+        sequence, seq_len, tile, tiles, per_share = own_part(
+            p_lens, share, num_parts, min_tiles, batch, stride_len, NUM_SLOTS, BLOCK_N, 128
+        )
         if tile < tiles:
             attend_piece(
                 p_q, p_kv, p_table, p_out, p_lse, p_partial, p_partial_lse, p_parts, scale,

@@ -129,6 +129,7 @@ def attend_arguments(
         "PAGE_SIZE": kv_cache.shape[1],
         "CAUSAL": causal,
         "EVEN": plan.even,
+        "NUM_SLOTS": plan.num_slots,
         "CONVERT": plan.converts_fp8,
         "UPCAST": INTERPRETED,
         "HOIST": TRITON < KEEPS_ADDRESSES or tiles.block_h < 64,

@@ -4,6 +4,8 @@ Imports neither torch nor triton, and reads no length: a plan follows from shape
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from mla_edu.kernels.tiles import (
 )
 
 MIN_SHARE = 128  # tokens that are worth a partial result of their own
+ROUNDS = 4  # of programs that the parts of a batch may take, where each program has one part
 
 
 @functools.lru_cache(maxsize=1024)
@@ -42,6 +45,35 @@ def choose_num_shares(num_blocks: int, worth: int, num_slots: int) -> int:
     fills = [max(1, rounds * num_slots // num_blocks) for rounds in range(1, num_blocks + 1)]
     enough = next((shares for shares in fills if busy(shares) >= 0.9), num_slots)
     return max(1, min(enough, worth, num_slots))
+
+
+def tiles_of_part(tiles: int, share: int) -> int:
+    """Tiles of each part but the last, if a sequence of ``tiles`` is cut into as few as have at most ``share`` each."""
+    return cdiv(tiles, cdiv(tiles, share))
+
+
+def choose_share(tiles: Sequence[int], num_parts: int, min_tiles: int, num_slots: int) -> int:
+    """The most tiles that a part may have, so that all programs, one for each part, are through as soon as may be.
+
+    Parts are taken in turn by whichever slot is free. That ends no later than rounds of the longest part, and no later
+    than the mean with the longest part on top (Graham 1969); the less of both is taken as the time, with two tiles on
+    top for what a part writes. The kernel reckons the same from the lengths on the device.
+
+    Args:
+        tiles: of each sequence, at least 1.
+        num_parts: at most, of all sequences.
+        min_tiles: of a share.
+        num_slots: parts that the GPU works on at a time.
+    """
+    fewest = max(cdiv(sum(tiles), num_parts), min_tiles)
+
+    def end(share: int) -> float:
+        each = [tiles_of_part(many, share) for many in tiles]
+        parts = sum(map(cdiv, tiles, each))
+        rounds = cdiv(parts, num_slots) * (max(each) + 2)
+        return min(rounds, (sum(tiles) + 2 * parts) / num_slots + max(each)) if parts <= num_parts else math.inf
+
+    return min((math.ceil(fewest * 2 ** (i / 8)) for i in reversed(range(32))), key=end)
 
 
 @dataclass(frozen=True)
@@ -88,7 +120,8 @@ class Plan:
     num_blocks: int  # of rows, for each sequence
     programs: int  # that are to run on a multiprocessor at a time
     even: bool  # the tokens of the whole batch are cut into even shares; else each sequence by itself
-    num_parts: int  # that the batch, or each sequence, is cut into at most
+    num_slots: int  # parts at a time that a batch is cut for, if by its lengths and not even; else 0
+    num_parts: int  # that the batch or, without either, each sequence is cut into at most
     min_tiles: int  # of a part
     num_programs: int
     num_partials: int  # results of parts that there is room for
@@ -110,10 +143,10 @@ def make_plan(
     Args:
         shape: of the decode step.
         gpu: that runs it.
-        num_splits: parts that each sequence is cut into; None for as many as fill the GPU.
+        num_splits: parts that each sequence is cut into; None for as many as keep the GPU busy.
         tiles: None for those of ``choose_tiles``.
-        walks: a program may go from one sequence to the next, so that shares are of the whole batch. None: if it has
-            fewer than 64 rows; with more, the compiler runs out of registers for it.
+        walks: a program may go from one sequence to the next, so that shares are even. None: if it has fewer than 64
+            rows; with more, the compiler runs out of registers for it, and a program has one part of one sequence.
 
     Raises:
         ValueError: nothing fits.
@@ -126,22 +159,27 @@ def make_plan(
     unit = matrix_unit(gpu.arch)
     programs = programs_per_multiprocessor(tiles, unit, dtype=shape.dtype, shared_limit=gpu.shared_limit, **widths)
     even = num_splits is None and (tiles.block_h < 64 if walks is None else walks)
-    slots = programs * gpu.multiprocessors
+    slots, num_slots = programs * gpu.multiprocessors, 0
     min_tiles = 1 if num_splits is not None else cdiv(MIN_SHARE, tiles.block_n)
+    worth = batch * cdiv(shape.max_len, MIN_SHARE)
     if even:
-        num_parts = choose_num_shares(num_blocks, batch * cdiv(shape.max_len, MIN_SHARE), slots)
-        num_partials, per_sequence = num_parts + batch - 1, num_parts / batch
+        num_parts = choose_num_shares(num_blocks, worth, slots)
+        num_partials, num_programs = num_parts + batch - 1, num_parts * num_blocks
+    elif num_splits is None:
+        num_slots = max(1, slots // num_blocks)
+        num_parts = num_partials = max(batch, min(worth, min(batch, ROUNDS) * num_slots + batch))
         num_programs = num_parts * num_blocks
     else:
-        num_parts = num_splits or choose_num_shares(batch * num_blocks, cdiv(shape.max_len, MIN_SHARE), slots)
-        num_partials, per_sequence = batch * num_parts, float(num_parts)
+        num_parts, num_partials = num_splits, batch * num_splits
         num_programs = num_partials * num_blocks
+    per_sequence = num_parts / batch if num_splits is None else num_splits
     return Plan(
         tiles,
         *block_widths(tiles, **widths),
         num_blocks,
         programs,
         even,
+        num_slots,
         num_parts,
         min_tiles,
         num_programs,

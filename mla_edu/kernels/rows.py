@@ -39,6 +39,74 @@ def even_share(p_lens, share, num_shares, min_tiles, batch, stride_len, BLOCK_N:
 
 
 @triton.jit
+def tiles_of_part(tiles, share):
+    """Tiles of each part but the last, if a sequence of ``tiles`` is cut into as few as have at most ``share`` each."""
+    return tl.cdiv(tiles, tl.maximum(tl.cdiv(tiles, share), 1))
+
+
+@triton.jit
+def choose_share(
+    p_lens, num_parts, min_tiles, batch, stride_len, NUM_SLOTS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """The most tiles that a part may have, for the soonest end: ``plan.choose_share`` on the device."""
+    o_b = tl.arange(0, BLOCK_B)
+    total = 0
+    for b in range(0, batch, BLOCK_B):
+        total += tl.sum(count_tiles(p_lens, b + o_b, batch, stride_len, BLOCK_N), 0)
+    fewest = tl.maximum(tl.cdiv(total, num_parts), min_tiles)
+    b_share = tl.ceil(fewest * tl.exp2(tl.arange(0, 32) / 8.0)).to(tl.int32)  # [S]: from fewest to 14.7 times as many
+    b_parts, b_longest = tl.zeros([32], tl.int32), tl.zeros([32], tl.int32)
+    for b in range(0, batch, BLOCK_B):
+        b_tiles = count_tiles(p_lens, b + o_b, batch, stride_len, BLOCK_N)[None, :]
+        b_each = tiles_of_part(b_tiles, b_share[:, None])  # [S, B]
+        b_parts += tl.sum(tl.cdiv(b_tiles, tl.maximum(b_each, 1)), 1)
+        b_longest = tl.maximum(b_longest, tl.max(b_each, 1))
+    b_rounds = tl.cdiv(b_parts, NUM_SLOTS) * (b_longest + 2.0)
+    b_end = tl.minimum(b_rounds, (total + 2.0 * b_parts) / NUM_SLOTS + b_longest)
+    b_end = tl.where(b_parts <= num_parts, b_end, float("inf"))
+    return tl.max(tl.where(b_end == tl.min(b_end, 0), b_share, 0), 0)
+
+
+@triton.jit
+def find_sequence(p_lens, part, share, batch, stride_len, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr):
+    """The sequence that part number ``part`` of a batch is of, or ``batch`` if there are fewer; and its first part."""
+    o_b = tl.arange(0, BLOCK_B)
+    sequence, first, before = 0, 0, 0
+    for b in range(0, batch, BLOCK_B):
+        b_tiles = count_tiles(p_lens, b + o_b, batch, stride_len, BLOCK_N)
+        b_parts = tl.cdiv(b_tiles, tl.maximum(tiles_of_part(b_tiles, share), 1))
+        b_end = before + tl.cumsum(b_parts, 0)
+        m_before = (b_end <= part) & (b + o_b < batch)  # sequences whose parts all come before
+        sequence += tl.sum(m_before.to(tl.int32), 0)
+        first = tl.maximum(first, tl.max(tl.where(m_before, b_end, 0), 0))
+        before += tl.sum(b_parts, 0)
+    return sequence, first
+
+
+@triton.jit(noinline=True)
+def own_part(
+    p_lens, part, num_parts, min_tiles, batch, stride_len, NUM_SLOTS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """Part number ``part`` of a batch: its sequence and that one's length; its first tile; how many tiles they have.
+
+    The last two are of the sequence, 0 if there is no such part, and of a part. With NUM_SLOTS, parts are by the
+    lengths of all sequences; else each sequence has ``num_parts``.
+    """
+    if NUM_SLOTS > 0:
+        share = choose_share(p_lens, num_parts, min_tiles, batch, stride_len, NUM_SLOTS, BLOCK_N, BLOCK_B)
+        sequence, first = find_sequence(p_lens, part, share, batch, stride_len, BLOCK_N, BLOCK_B)
+    else:
+        share, sequence, first = 0, part // num_parts, part // num_parts * num_parts
+    m_any = sequence < batch
+    seq_len = tl.load(p_lens + tl.cast(sequence, tl.int64) * stride_len, mask=m_any, other=0).to(tl.int32)
+    tiles = tl.where(m_any, tl.maximum(tl.cdiv(seq_len, BLOCK_N), 1), 0)
+    each = tiles_of_part(tiles, share) if NUM_SLOTS > 0 else tl.maximum(tl.cdiv(tiles, num_parts), min_tiles)
+    return sequence, seq_len, (part - first) * each, tiles, each
+
+
+@triton.jit
 def find_rows(
     p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr
 ):  # fmt: skip

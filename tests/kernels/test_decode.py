@@ -157,10 +157,54 @@ def test_even_shares_of_any_batch_meet_the_specification(multiprocessors, **shap
         check_answer(launch.decode(*problem.tensors, **problem.options), problem.expected())
 
 
-def test_more_sequences_than_one_look_at_the_lengths_takes():
+@settings(max_examples=12)
+@given(
+    seq_lens=st.lists(st.integers(0, 500), min_size=1, max_size=7),
+    num_heads=st.sampled_from([3, 35]),
+    multiprocessors=st.integers(1, 12),
+    s_q=st.integers(1, 2),
+    dtype=st.sampled_from(["fp16", "fp32"]),
+)
+def test_parts_by_the_lengths_of_any_batch_meet_the_specification(multiprocessors, **shape):
+    problem = random_problem(kv_lora_rank=32, qk_rope_head_dim=8, page_size=16, device=DEVICE, **shape)
+    with on_a_gpu_of(multiprocessors):
+        answer = launch.decode(*problem.tensors, **problem.options, tiles=Tiles(64, 16, 8, 2))
+        check_answer(answer, problem.expected())
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=9), st.integers(1, 12))
+def test_the_device_cuts_a_batch_as_the_plan_says(seq_lens, multiprocessors):
+    problem = random_problem(seq_lens, kv_lora_rank=16, qk_rope_head_dim=0, page_size=16, device=DEVICE)
+    tiles, batch = Tiles(64, 16, 8, 2), len(seq_lens)
+    with on_a_gpu_of(multiprocessors):
+        chosen = launch.plan_call(*problem.tensors[:3], 16, tiles=tiles)
+        workspace = torch.zeros(launch.bytes_of_parts(chosen, problem.q, 16), dtype=torch.uint8, device=DEVICE)
+        launch.decode(*problem.tensors, **problem.options, tiles=tiles, workspace=workspace if len(workspace) else None)
+    many = [max(1, -(-length // 16)) for length in seq_lens]
+
+    def counts(share):
+        return [-(-each // -(-each // -(-each // share))) for each in many]
+
+    def end(parts):
+        longest = max(-(-each // count) for each, count in zip(many, parts, strict=True))
+        rounds = -(-sum(parts) // chosen.num_slots) * (longest + 2)
+        return min(rounds, (sum(many) + 2 * sum(parts)) / chosen.num_slots + longest)
+
+    expected = counts(plan.choose_share(many, chosen.num_parts, chosen.min_tiles, chosen.num_slots))
+    if len(workspace) == 0:
+        assert expected == [1] * batch
+        return
+    first, parts = workspace[-8 * batch :].view(torch.int32).view(batch, 2).T.tolist()
+    assert first == [sum(parts[:b]) for b in range(batch)] and sum(parts) <= chosen.num_parts
+    assert end(parts) == pytest.approx(end(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("tiles", [None, Tiles(64, 64, 8, 2)])
+def test_more_sequences_than_one_look_at_the_lengths_takes(tiles):
     problem = random_problem([5, 0, 70] * 100, kv_lora_rank=16, qk_rope_head_dim=8, page_size=16, device=DEVICE)
     with on_a_gpu_of(29):
-        check_answer(launch.decode(*problem.tensors, **problem.options), problem.expected())
+        check_answer(launch.decode(*problem.tensors, **problem.options, tiles=tiles), problem.expected())
 
 
 def test_a_step_writes_into_buffers_of_ones_own():

@@ -63,7 +63,7 @@ def test_each_step_launches_its_kernels_over_all_rows_and_shares(launched):
     grids = [[(each["kernel"], *each["grid"]) for each in kernels] for kernels, _ in launched]
     assert grids == [
         [("attend", 9), ("merge", 16, 8)],  # 18 pages of 64 tokens in the table, 128 tokens to a share
-        [("attend", 140 * 4 * 2), ("merge", 140 * 256, 1)],
+        [("attend", (140 + 4 * 33) * 4), ("merge", 140 * 256, 1)],  # 33 parts at a time, four rounds of them
         [("attend", 132), ("merge", 140 * 16, 1)],
         [("attend", 2 * 9), ("merge", 128, 8)],
         [("attend", 1)],  # one split: no part, nothing to merge

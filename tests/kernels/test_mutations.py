@@ -60,6 +60,15 @@ MISTAKES = {
         "sequence = stop, offset + tiles, sequence + 1",
         "sequence = last, 0, 0",
     ),
+    "a part by length begins a tile late": (ROWS, "(part - first) * each", "(part - first) * each + 1"),
+    "parts are counted from the front of the batch": (ROWS, "(part - first) * each", "part * each"),
+    "a sequence has the first part of the next": (ROWS, "(b_end <= part)", "(b_end < part)"),
+    "parts past 128 sequences are those of the first": (ROWS, "before += tl.sum(b_parts, 0)", "before += 0"),
+    "a part by length is a tile too short": (
+        ROWS,
+        "each = tiles_of_part(tiles, share)",
+        "each = tl.cdiv(tiles, share)",
+    ),
     "the merge counts a part too few": (KERNEL, ") - offset // per_share)", ") - offset // per_share - 1)"),
     "the merge takes the parts of the first sequence": (KERNEL, "(first + o_part)", "(first * 0 + o_part)"),
     "parts of neighbours share a place": (KERNEL, "share + sequence if EVEN", "share if EVEN"),
@@ -137,6 +146,7 @@ MISTAKES = {
     "pages in 32 bits": (ROWS, "page.to(tl.int64) * stride_kp", "page * stride_kp"),
 }
 WHOLE, CHUNKED, SHORT = Tiles(16, 32, 4, 2), Tiles(16, 32, 8, 2, 4), Tiles(16, 16, 8, 2)
+TALL = Tiles(64, 16, 8, 2)  # whose programs have one part of one sequence each
 SMALL = {"kv_lora_rank": 128, "qk_rope_head_dim": 16}
 TINY = {"kv_lora_rank": 3, "qk_rope_head_dim": 1, "dtype": "fp32"}
 NAN = float("nan")
@@ -174,7 +184,7 @@ def battery(launcher, far_apart):
     long.kv_cache[long.block_table[0, 7]] *= 4
     check(long, multiprocessors=16, tiles=WHOLE)
     check(even([500], **shape), multiprocessors=16, tiles=WHOLE)  # whose merge takes its columns in two blocks
-    check(even([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY), multiprocessors=20, tiles=SHORT)
+    check(even([130, 0, 75, 2, 64, 64], **shape), multiprocessors=3, tiles=TALL)
     for arch in ("sm_90", "sm_80"):
         fp8 = random_problem([75, 33], num_heads=5, dtype="fp8_mla", kv_lora_rank=512)
         fp8.kv_cache[..., 512:528].view(torch.float32).mul_(torch.tensor([1.0, 4.0, 0.25, 2.0]))
@@ -188,6 +198,10 @@ def battery(launcher, far_apart):
         problem = random_problem([75], num_heads=5, s_q=3, dtype="fp32", page_size=75, **SMALL)
         problem.kv_cache[problem.block_table[0, 0], token, 100] = NAN
         check(problem, num_splits=num_splits)
+
+    many = even([3, 0, 40] * 44 + [100], num_heads=1, page_size=16, **TINY)  # more than one look at the lengths takes
+    check(many, multiprocessors=20, tiles=SHORT)
+    check(many, tiles=TALL)
 
     for name, dim, page_size, stride in [
         ("q", 1, 16, 2**30), ("q", 2, 16, 2**30), ("kv_cache", 0, 3, 2**29 + 2**28), ("kv_cache", 1, 3, 2**30),

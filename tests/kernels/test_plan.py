@@ -1,10 +1,13 @@
 """How many shares the tokens of a batch are cut into: enough to fill a GPU, and no more."""
 
+import heapq
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mla_edu.kernels.plan import GPU, MIN_SHARE, Shape, choose_num_shares, make_plan
+from mla_edu.kernels.plan import GPU, MIN_SHARE, Shape, choose_num_shares, choose_share, make_plan
 from mla_edu.kernels.tiles import Tiles, cdiv
 
 H200 = GPU("sm_90", 232_448, 132)
@@ -96,8 +99,53 @@ def test_bytes_of_fp8_are_converted_by_an_instruction_where_there_is_one(arch, c
     assert a_plan(GPU(arch, 65_536, 100), dtype="fp8_mla").converts_fp8 == converts
 
 
-def test_from_64_rows_on_each_sequence_is_cut_by_itself():
+def test_from_64_rows_on_a_program_has_one_part_of_one_sequence():
     plan = a_plan(batch=40, num_heads=64, max_len=8192)
-    assert (plan.even, plan.num_parts, plan.num_programs, plan.num_partials) == (False, 3, 120, 120)
-    assert a_plan(batch=1, num_heads=64).num_parts == 132
+    assert (plan.even, plan.num_slots, plan.num_parts) == (False, 132, 4 * 132 + 40)
+    assert plan.num_programs == plan.num_partials == plan.num_parts
+    assert a_plan(batch=1, num_heads=128).num_slots == 66
+    assert a_plan(batch=3, num_heads=64, max_len=200).num_parts == 6  # of 128 tokens at least
+    assert a_plan(batch=3, num_heads=64, max_len=0).num_parts == 3
     assert a_plan(batch=40, num_heads=32).even and a_plan(batch=40, num_heads=64, walks=True).even
+    assert a_plan(batch=40, num_heads=64, num_splits=3).num_slots == 0
+
+
+def busy(lens, heads, gpu):
+    """How much of the time of all slots is work on tiles, if they take programs in turn. A part costs two more."""
+    plan = a_plan(gpu, batch=len(lens), num_heads=heads, max_len=max(lens))
+    tiles = [max(1, cdiv(length, plan.tiles.block_n)) for length in lens]
+    share = choose_share(tiles, plan.num_parts, plan.min_tiles, plan.num_slots)
+    slots = [0] * (gpu.multiprocessors * plan.programs)
+    parts = 0
+    for many in tiles:
+        left, count = many, cdiv(many, share)
+        parts += count
+        for _ in range(count):
+            part = min(cdiv(many, count), left)
+            left -= part
+            for _ in range(plan.num_blocks if part else 0):
+                heapq.heapreplace(slots, slots[0] + part + 2)
+        assert left == 0
+    assert parts <= plan.num_parts
+    return sum(tiles) * plan.num_blocks / len(slots) / max(slots)
+
+
+@pytest.mark.parametrize("heads", [64, 128])
+@pytest.mark.parametrize("multiprocessors", [84, 108, 132, 148])
+def test_parts_by_length_spread_a_ragged_batch_as_well_as_an_even_one(multiprocessors, heads):
+    gpu, draw = GPU("sm_90", 232_448, multiprocessors), random.Random(heads)
+
+    def against_even(lens):
+        return busy(lens, heads, gpu) / busy([sum(lens) // len(lens)] * len(lens), heads, gpu)
+
+    assert against_even([2048] * 31 + [131_072]) >= 0.9
+    drawn = []
+    for _ in range(20):
+        batch, most = draw.choice([4, 8, 16, 32, 64, 128, 200]), draw.choice([4096, 16_384, 65_536])
+        drawn.append(against_even([draw.randint(1, most) for _ in range(batch)]))
+    assert sum(drawn) / len(drawn) >= 0.9 and min(drawn) >= 0.75
+
+
+def test_parts_are_whole_sequences_where_those_fill_the_gpu():
+    assert choose_share([64] * 128, 4 * 66 + 128, 2, 66) >= 64
+    assert choose_share([64] * 128, 4 * 108 + 128, 2, 108) < 64
