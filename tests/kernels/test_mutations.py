@@ -179,6 +179,7 @@ def battery(launcher, far_apart):
     for tiles, page_size, num_splits in [(WHOLE, 64, 1), (CHUNKED, 64, 2), (WHOLE, 24, 3), (CHUNKED, 8, 1)]:
         shape = {"num_heads": 5, "s_q": 3, "dtype": "fp32", "page_size": page_size, "seed": num_splits}
         check(random_problem([130, 0, 75, 2], **shape, **SMALL), num_splits=num_splits, tiles=tiles)
+    check(random_problem([3, 20], num_heads=20, **TINY), num_splits=1, tiles=SHORT)
     shape = {"num_heads": 5, "dtype": "fp32", **SMALL}
     for lens, multiprocessors in [([130, 0, 75, 2, 64, 64], 3), ([64, 64, 32, 128], 9)]:
         check(even(lens, **shape), multiprocessors=multiprocessors, tiles=WHOLE)
