@@ -3,8 +3,9 @@
 A name begins with what it is: ``p_`` a pointer, ``b_`` a block of numbers, ``o_`` offsets, ``m_`` a mask. A stride is
 how many numbers lie between neighbours: ``stride_kn`` between rows (``n``) of the cache (``k``). Of the other letters,
 ``q`` is the queries, ``t`` the block table; ``b`` a sequence, ``s`` a new token, ``h`` a head, ``p`` a page, ``d`` one
-number. All offsets are in 64 bits, since a pool, and even a page, may be larger than 2**31 numbers. The comments give
-shapes: H rows of queries, each one head of one new token; N tokens, one tile; C numbers of a chunk of the latent.
+number. Offsets are in 64 bits, since a pool, and even a page, may be larger than 2**31 numbers; within the results of
+one program 32 do. The comments give shapes: H rows of queries, each one head of one new token; N tokens, one tile; C
+numbers of a chunk of the latent.
 
 The latent comes whole or in four chunks. In chunks, less must lie in shared memory and registers at a time, for small
 GPUs and fp32; and each chunk of an fp8 row has one scale, which is taken out of both products:
@@ -54,7 +55,7 @@ def find_unseen(
     for n in range(tl.maximum(start, seq_len - S_Q + 1) // 16 * 16, end, 16):
         o_n = n + tl.arange(0, 16)
         m_n = (o_n >= start) & (o_n > seq_len - S_Q) & (o_n < end)
-        p_rows = find_rows(p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, 16)
+        p_rows = find_rows(p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, 16, False)
         b_kv = load_rows(p_rows, m_n, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)
         b_zero = tl.zeros([16], tl.float32)
         for i in tl.static_range(len(b_kv)):
@@ -81,16 +82,22 @@ def attend_tile(
     """
     o_n = n + tl.arange(0, BLOCK_N)
     m_n = o_n < end  # what lies past the end may be NaN: it is never loaded
+    b_c, b_scales = (), ()
+    if AHEAD:  # converted before the next tile is asked for, whose bytes then take the place of these
+        for i in tl.static_range(NUM_CHUNKS):
+            b_c += (from_e4m3(b_next[i], CONVERT, UPCAST),)
     n_load = n + BLOCK_N if AHEAD else n
     m_load = n_load + tl.arange(0, BLOCK_N) < end
-    p_rows = find_rows(p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
+    p_rows = find_rows(
+        p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N, BLOCK_H < 64
+    )  # fmt: skip
     b_load = load_rows(p_rows, m_load, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)  # [N, C]
     b_rows = b_next if AHEAD else b_load
     b_s = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
-    b_c, b_scales = (), ()
     for i in tl.static_range(NUM_CHUNKS):
         if FP8:
-            b_c += (from_e4m3(b_rows[i], CONVERT, UPCAST),)
+            if not AHEAD:
+                b_c += (from_e4m3(b_rows[i], CONVERT, UPCAST),)
             b_g = b_rows[len(b_rows) - NUM_CHUNKS + i][None, :]  # [1, N]
             b_scales += (b_g if CONVERT else b_g * 256.0,)
             b_none = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
@@ -131,7 +138,7 @@ def attend_tiles(
     b_next = ()
     if AHEAD:
         m_n = start + tl.arange(0, BLOCK_N) < end
-        p_rows = find_rows(p_kv, p_table, start, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N)
+        p_rows = find_rows(p_kv, p_table, start, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N, True)
         b_next = load_rows(p_rows, m_n, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)
     if HOIST:
         for n in range(start, end, BLOCK_N):
@@ -192,23 +199,27 @@ def attend_piece(
     b_lse = b_max + tl.log2(b_total)
     is_part = ((tile == offset) & (stop == offset + tiles)) == 0
     part = tl.cast(share + sequence if EVEN else share, tl.int64)  # no two programs have the same
-    o_partial = part * NUM_ROWS + o_row
     if p_partial is not None and tile == offset:
         tl.store(p_parts + 2 * b, part)
         tl.store(p_parts + 2 * b + 1, tl.cdiv(offset + tiles, per_share) - offset // per_share)
+    o_h = tl.arange(0, BLOCK_H)
+    o_part, o_whole = part * NUM_ROWS + block * BLOCK_H, b * NUM_ROWS + block * BLOCK_H  # of the first row
+    o_row = block * BLOCK_H + tl.minimum(end, 0) + o_h  # anew: 0 again, lest it be kept while tiles are multiplied
+    m_row = o_row < NUM_ROWS
     if p_partial is not None and is_part:
-        tl.store(p_partial_lse + o_partial, b_lse, mask=m_row)
+        tl.store(p_partial_lse + o_part + o_h, b_lse, mask=m_row)
     else:
-        tl.store(p_lse + (b * NUM_HEADS + o_head) * S_Q + o_token, b_lse * 0.6931471805599453, mask=m_row)
+        o_lse = (b * NUM_HEADS + o_row % NUM_HEADS) * S_Q + o_row // NUM_HEADS
+        tl.store(p_lse + o_lse, b_lse * 0.6931471805599453, mask=m_row)
     for i in tl.static_range(NUM_CHUNKS):
         o_c = i * BLOCK_C + tl.arange(0, BLOCK_C)
         m_out = m_row[:, None] & (o_c < RANK)[None, :]
+        o_out = o_h[:, None] * RANK + o_c[None, :]
         b_out = b_acc[i] / b_total[:, None]
         if p_partial is not None and is_part:
-            tl.store(p_partial + o_partial[:, None] * RANK + o_c[None, :], b_out, mask=m_out)
+            tl.store(p_partial + o_part * RANK + o_out, b_out, mask=m_out)
         else:
-            p_rows = p_out + (b * NUM_ROWS + o_row) * RANK
-            tl.store(p_rows[:, None] + o_c[None, :], b_out.to(p_out.dtype.element_ty), mask=m_out)
+            tl.store(p_out + o_whole * RANK + o_out, b_out.to(p_out.dtype.element_ty), mask=m_out)
 
 
 @triton.jit(do_not_specialize=["batch", "num_parts", "min_tiles", "stride_tb"])

@@ -108,15 +108,24 @@ def own_part(
 
 @triton.jit
 def find_rows(
-    p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr
+    p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn,
+    PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Where the cache rows of the tile at token n begin: their page through the block table, then their place in it."""
+    """Where the cache rows of the tile at token n begin: their page through the block table, then their place in it.
+
+    n is a multiple of BLOCK_N. If KEEP, there are registers for what is the same of every tile that is of whole pages.
+    """
     o_n = n + tl.arange(0, BLOCK_N)
+    o_place = o_n % PAGE_SIZE
     if PAGE_SIZE % BLOCK_N == 0:  # the whole tile is in one page
         page = tl.load(p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp, mask=n < end, other=0)
+    elif KEEP and BLOCK_N % PAGE_SIZE == 0:
+        p_first = p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp
+        o_page, o_place = tl.arange(0, BLOCK_N) // PAGE_SIZE, tl.arange(0, BLOCK_N) % PAGE_SIZE
+        page = tl.load(p_first + o_page.to(tl.int64) * stride_tp, mask=m_n, other=0)  # [N]
     else:
         page = tl.load(p_table + (o_n // PAGE_SIZE).to(tl.int64) * stride_tp, mask=m_n, other=0)  # [N]
-    return p_kv + page.to(tl.int64) * stride_kp + (o_n % PAGE_SIZE).to(tl.int64) * stride_kn
+    return p_kv + page.to(tl.int64) * stride_kp + o_place.to(tl.int64) * stride_kn
 
 
 @triton.jit

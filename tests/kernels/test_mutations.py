@@ -29,7 +29,13 @@ MISTAKES = {
     "the accumulator is not rescaled": (KERNEL, "b_acc[i] * b_shrink[:, None]", "b_acc[i] * 1.0"),
     "the scores are not scaled": (KERNEL, "b_s * scale", "b_s"),
     "natural instead of base 2": ("launch.py", "sm_scale * math.log2(math.e)", "sm_scale"),
-    "the place in the page is lost": (ROWS, "(o_n % PAGE_SIZE)", "(o_n - n)"),
+    "the place in the page is lost": (ROWS, "o_place = o_n % PAGE_SIZE", "o_place = o_n - n"),
+    "the place in a page is lost where a tile is of whole pages": (
+        ROWS,
+        "tl.arange(0, BLOCK_N) % PAGE_SIZE",
+        "tl.arange(0, BLOCK_N)",
+    ),
+    "a tile of whole pages has only its first": (ROWS, "o_page.to(tl.int64) * stride_tp", "0 * o_page"),
     "the page is not looked up": (
         ROWS,
         "page = tl.load(p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp, mask=n < end, other=0)",
@@ -84,7 +90,8 @@ MISTAKES = {
     ),
     "the merge counts columns from the front": (KERNEL, "tl.program_id(1) * BLOCK_C", "0 * BLOCK_C"),
     "the merge mixes up rows": (KERNEL, "* NUM_ROWS + o_row[None, :]", "* NUM_ROWS + 0 * o_row[None, :]"),
-    "partial results in the wrong place": (KERNEL, "part * NUM_ROWS + o_row", "o_row"),
+    "partial results in the wrong place": (KERNEL, "part * NUM_ROWS + block * BLOCK_H", "block * BLOCK_H"),
+    "blocks of rows share a place": (KERNEL, "b * NUM_ROWS + block * BLOCK_H", "b * NUM_ROWS"),
     "the first tile of a part is skipped": (
         KERNEL,
         "start, end = (tile - offset) * BLOCK_N",
@@ -95,8 +102,8 @@ MISTAKES = {
     "lse of the merge in base 2": (KERNEL, "tl.log2(b_total)) * 0.6931471805599453", "tl.log2(b_total))"),
     "heads and tokens change places in lse": (
         KERNEL,
-        "(b * NUM_HEADS + o_head) * S_Q + o_token",
-        "b * NUM_HEADS * S_Q + o_row",
+        "o_lse = (b * NUM_HEADS + o_row % NUM_HEADS) * S_Q + o_row // NUM_HEADS",
+        "o_lse = b * NUM_HEADS * S_Q + o_row",
     ),
     "the scales are used for keys only": (KERNEL, "b_p * b_scales[i] if FP8 else b_p", "b_p"),
     "the scales are used for values only": (KERNEL, "b_none, UPCAST) * b_scales[i]", "b_none, UPCAST)"),
@@ -137,11 +144,16 @@ MISTAKES = {
         "(o_n > seq_len - S_Q)",
         "(o_n > seq_len - S_Q + 1)",
     ),
-    "rows of a page in 32 bits": (ROWS, "(o_n % PAGE_SIZE).to(tl.int64)", "(o_n % PAGE_SIZE)"),
+    "rows of a page in 32 bits": (ROWS, "o_place.to(tl.int64)", "o_place"),
     "numbers of a row in 32 bits": (ROWS, "o_d.to(tl.int64)[None, :]", "o_d[None, :]"),
     "new tokens in 32 bits": (KERNEL, "o_token.to(tl.int64)", "o_token"),
     "heads in 32 bits": (KERNEL, "o_head.to(tl.int64)", "o_head"),
-    "a tile's page in 32 bits": (ROWS, "tl.cast(n // PAGE_SIZE, tl.int64)", "(o_n // PAGE_SIZE)"),
+    "a tile's page in 32 bits": (
+        ROWS,
+        "p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp, mask",
+        "p_table + (o_n // PAGE_SIZE) * stride_tp, mask",
+    ),
+    "one of a tile's pages in 32 bits": (ROWS, "o_page.to(tl.int64)", "o_page"),
     "a row's page in 32 bits": (ROWS, "(o_n // PAGE_SIZE).to(tl.int64)", "(o_n // PAGE_SIZE)"),
     "pages in 32 bits": (ROWS, "page.to(tl.int64) * stride_kp", "page * stride_kp"),
 }
@@ -174,9 +186,10 @@ def battery(launcher, far_apart):
         table[:batch, :width] = problem.block_table.where(problem.block_table != NO_PAGE, unused)
         return dataclasses.replace(problem, block_table=table[:batch, :width])
 
-    for tiles, page_size, num_splits in [(WHOLE, 64, 1), (CHUNKED, 64, 2), (WHOLE, 24, 3), (CHUNKED, 24, 1)]:
+    for tiles, page_size, num_splits in [(WHOLE, 64, 1), (CHUNKED, 64, 2), (WHOLE, 24, 3), (CHUNKED, 8, 1)]:
         shape = {"num_heads": 5, "s_q": 3, "dtype": "fp32", "page_size": page_size, "seed": num_splits}
         check(random_problem([130, 0, 75, 2], **shape, **SMALL), num_splits=num_splits, tiles=tiles)
+    check(random_problem([3, 20], num_heads=20, **TINY), num_splits=1, tiles=SHORT)
     shape = {"num_heads": 5, "dtype": "fp32", **SMALL}
     for lens, multiprocessors in [([130, 0, 75, 2, 64, 64], 3), ([64, 64, 32, 128], 9)]:
         check(even(lens, **shape), multiprocessors=multiprocessors, tiles=WHOLE)
@@ -206,6 +219,7 @@ def battery(launcher, far_apart):
     for name, dim, page_size, stride in [
         ("q", 1, 16, 2**30), ("q", 2, 16, 2**30), ("kv_cache", 0, 3, 2**29 + 2**28), ("kv_cache", 1, 3, 2**30),
         ("kv_cache", 2, 16, 2**30), ("block_table", 1, 16, 2**30), ("block_table", 1, 3, 2**30),
+        ("block_table", 1, 4, 2**30),
     ]:  # fmt: skip
         problem = random_problem([2 * page_size + 2], num_heads=3, s_q=3, page_size=page_size, **TINY)
         problem = dataclasses.replace(problem, block_table=problem.block_table[:, :3])

@@ -31,9 +31,9 @@ def reports():
 
 @CASES
 def test_kernel_compiles_fits_and_uses_the_matrix_units(reports, case):
-    report, (arch, dtype, num_heads, s_q, page_size) = reports[case], case
+    report, (arch, dtype, num_heads, s_q, _) = reports[case], case
     assert (report.arch, report.dtype, report.num_heads, report.s_q, report.page_size) == case
-    assert report.spill_bytes == 0 or page_size < 64
+    assert report.spill_bytes == 0 or case == ("sm_90", "bf16", 64, 1, 16)
     assert report.shared_bytes <= SHARED_LIMIT[arch]
     assert report.tensor_memory <= 512
     assert 0 < report.occupancy <= 1

@@ -24,6 +24,7 @@ KINDS = {
     "numbers of a row": ("kv_cache", 2, {"kv_lora_rank": 3, "qk_rope_head_dim": 1}, 2**30),
     "sequences of the table": ("block_table", 0, {"seq_lens": [3, 9, 2, 5]}, 2**30),
     "pages of the table": ("block_table", 1, {"page_size": 2, "seq_lens": [9]}, 2**29),
+    "pages of the table, that tiles cut": ("block_table", 1, {"page_size": 3, "seq_lens": [9]}, 2**29),
     "pages of the table, of whole tiles": ("block_table", 1, {"page_size": 16, "seq_lens": [80]}, 2**29),
     "lengths": ("seq_lens", 0, {"seq_lens": [3, 9, 2, 5]}, 2**30),
 }
