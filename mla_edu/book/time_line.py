@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mla_edu.kernels.gluon_machine import Event
+from mla_edu.kernels.gluon_machine import LogEntry
 
 WEIGHTS = 64 * 64  # numbers that a group stores at the end of a softmax; of all else it stores, more or fewer
 
@@ -19,7 +19,7 @@ class Span(NamedTuple):
     amount: int  # bytes, multiplications, or numbers
 
 
-def replay(log: Sequence[Event], *, per_byte: float, per_multiplication: float, per_weight: float) -> list[Span]:
+def replay(log: Sequence[LogEntry], *, per_byte: float, per_multiplication: float, per_weight: float) -> list[Span]:
     """When all that a log tells of would happen, if nothing took time but copies, products and softmaxes.
 
     Copies are made one after the other, products of a group likewise, and groups do not hinder each other's. A log that

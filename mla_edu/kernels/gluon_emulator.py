@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from mla_edu.kernels.gluon_language import Number, Pointer, language
-from mla_edu.kernels.gluon_machine import Event, Machine
+from mla_edu.kernels.gluon_language import Integer, Pointer, language
+from mla_edu.kernels.gluon_machine import EmulatedMachine, LogEntry
 
 FILES = {"seesaw": "gluon.py", "attend_fp8": "gluon_fp8.py"}  # where each kernel is; both use ``gluon_shares``
 
 
-class Kernel:
+class EmulatedKernel:
     """``kernel[grid](**arguments)`` on tensors of a CPU, as Triton has it on those of a GPU.
 
     Put in the place of the kernel that ``gluon_launch`` launches, it makes ``gluon_launch.decode`` run there.
@@ -57,7 +57,7 @@ class Kernel:
         self.name, self.seed, self._code = name, seed, compile(tree, FILES[name], "exec")
         self._has_groups = "gl.warp_specialize(" in source
         self._barriers = re.findall(r"(\w+) = gl\.allocate_shared_memory\(gl\.int64", source)
-        self.logs: list[list[Event]] = []  # of each program of the last launch
+        self.logs: list[list[LogEntry]] = []  # of each program of the last launch
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         """A launch of so many programs."""
@@ -66,7 +66,7 @@ class Kernel:
     def _launch(self, grid: tuple[int, ...], num_warps: int, **arguments: Any) -> None:
         self.logs = [[] for _ in range(grid[0])]
         for program, log in enumerate(self.logs):
-            machine = Machine(f"{self.seed} {program}", log)
+            machine = EmulatedMachine(f"{self.seed} {program}", log)
             names = language(machine, program, num_warps, iter(self._barriers))
             exec(self._code, names)
             parameters = inspect.signature(names[self.name]).parameters  # all else is for the compiler
@@ -83,4 +83,4 @@ def _argument(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
         return Pointer(value.as_strided([span], [1]))
-    return Number(value) if type(value) is int else value
+    return Integer(value) if type(value) is int else value

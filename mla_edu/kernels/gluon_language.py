@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mla_edu.kernels.gluon_machine import Barrier, Barriers, Machine, Product, Shared
+from mla_edu.kernels.gluon_machine import Barrier, Barriers, EmulatedMachine, Product, Shared
 
 
 class Pointer:
@@ -33,24 +33,24 @@ class Pointer:
         return offset
 
 
-class Number(int):
+class Integer(int):
     """An integer with ``to``."""
 
-    def to(self, dtype: object) -> "Number":
+    def to(self, dtype: object) -> "Integer":
         """Itself, of whatever type."""
         return self
 
 
-def _number_again(operation: Callable[[int, Any], Any]) -> Callable[[Number, Any], Any]:
-    def function(self: Number, other: Any) -> Any:
+def _number_again(operation: Callable[[int, Any], Any]) -> Callable[[Integer, Any], Any]:
+    def function(self: Integer, other: Any) -> Any:
         result = operation(self, other)
-        return Number(result) if isinstance(result, int) else result
+        return Integer(result) if isinstance(result, int) else result
 
     return function
 
 
 for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "mod", "and", "rand"):
-    setattr(Number, f"__{_name}__", _number_again(getattr(int, f"__{_name}__")))
+    setattr(Integer, f"__{_name}__", _number_again(getattr(int, f"__{_name}__")))
 
 
 def assembler(
@@ -97,7 +97,7 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
 def _either(of_tensors: Callable[..., Tensor], of_numbers: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def function(a: Any, b: Any) -> Any:
         if not isinstance(a, Tensor) and not isinstance(b, Tensor):
-            return Number(of_numbers(a, b))
+            return Integer(of_numbers(a, b))
         return of_tensors(_tensor_like(a, b), _tensor_like(b, a))
 
     return function
@@ -115,7 +115,7 @@ def _load(pointer: Pointer, mask: Any = None, other: Any = 0) -> Any:
     values = pointer.tensor[pointer.places(mask)]
     if mask is not None:
         values = torch.where(torch.as_tensor(mask), values, torch.tensor(other, dtype=values.dtype))
-    return values if values.ndim else Number(values)
+    return values if values.ndim else Integer(values)
 
 
 def _store(pointer: Pointer, values: Any, mask: Any = None) -> None:
@@ -134,7 +134,7 @@ def _layout(*args: Any, **options: Any) -> None:
     """Nothing: where the numbers of a block lie is the compiler's affair."""
 
 
-def language(machine: Machine, program: int, num_warps: int, barriers: Iterator[str]) -> dict[str, Any]:
+def language(machine: EmulatedMachine, program: int, num_warps: int, barriers: Iterator[str]) -> dict[str, Any]:
     """``gl`` and the other modules that a kernel uses, by name.
 
     Args:
@@ -154,8 +154,8 @@ def language(machine: Machine, program: int, num_warps: int, barriers: Iterator[
         float32=torch.float32, bfloat16=torch.bfloat16, int32=torch.int32, int64=torch.int64,
         NVMMADistributedLayout=_layout, DotOperandLayout=_layout, SliceLayout=_layout, BlockedLayout=_layout,
         NVMMASharedLayout=_layout, SwizzledSharedLayout=_layout, convert_layout=lambda value, to: value,
-        static_range=range, program_id=lambda dim: Number((program, 0, 0)[dim]), where=_where, load=_load, store=_store,
-        arange=lambda start, stop, layout=None: torch.arange(start, stop),
+        static_range=range, program_id=lambda dim: Integer((program, 0, 0)[dim]), where=_where, load=_load,
+        store=_store, arange=lambda start, stop, layout=None: torch.arange(start, stop),
         zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype),
         full=lambda shape, value, dtype, layout=None: torch.full(shape, value, dtype=dtype),
         zeros_like=torch.zeros_like, expand_dims=_expand_dims, allocate_shared_memory=allocate,
@@ -169,7 +169,7 @@ def language(machine: Machine, program: int, num_warps: int, barriers: Iterator[
     return {"gl": gl, "gluon": types.SimpleNamespace(jit=lambda function: function), **_hopper(machine)}
 
 
-def _hopper(machine: Machine) -> dict[str, Any]:
+def _hopper(machine: EmulatedMachine) -> dict[str, Any]:
     """What Gluon has for Hopper alone: barriers, copies by the TMA, products that run on by themselves."""
 
     def wait(barrier: Barrier, phase: Any) -> None:

@@ -24,7 +24,7 @@ class Deadlock(Exception):
     """Nothing can go on; the message says who waits for what."""
 
 
-class Event(NamedTuple):
+class LogEntry(NamedTuple):
     """Something that a group of warps did, or that came about.
 
     By a group: "copy" (ordered; bytes), "expect" (bytes), "arrive", "wait" (when it was over; phases of the barrier
@@ -38,7 +38,7 @@ class Event(NamedTuple):
     amount: int = 0
 
 
-class Machine:
+class EmulatedMachine:
     """What runs at the same time in one program, and in which order it comes about.
 
     Args:
@@ -46,7 +46,7 @@ class Machine:
         log: what happens is appended to it.
     """
 
-    def __init__(self, seed: str, log: list[Event]):
+    def __init__(self, seed: str, log: list[LogEntry]):
         self.random = random.Random(seed)
         self.log = log
         self.groups: list[Group] = []
@@ -63,11 +63,11 @@ class Machine:
 
     def note(self, what: str, where: str = "", amount: int = 0) -> None:
         """Append what the current group of warps did to the log."""
-        self.log.append(Event(self.group().number, what, where, amount))
+        self.log.append(LogEntry(self.group().number, what, where, amount))
 
     def note_by_itself(self, what: str, where: str, amount: int) -> None:
         """Append what came about to the log."""
-        self.log.append(Event(None, what, where, amount))
+        self.log.append(LogEntry(None, what, where, amount))
 
     def run(self, functions: Sequence[tuple[Callable[..., Any], Sequence[Any]]]) -> None:
         """Each function with its arguments in a group of its own, until all have ended.
@@ -147,7 +147,7 @@ class Machine:
 class Group:
     """One group of warps, in a thread."""
 
-    def __init__(self, machine: Machine, number: int, function: Callable[..., Any], arguments: Sequence[Any]):
+    def __init__(self, machine: EmulatedMachine, number: int, function: Callable[..., Any], arguments: Sequence[Any]):
         self.machine, self.number, self.name = machine, number, f"group {number}"
         self.turn, self.waits_for = threading.Semaphore(0), "has not begun"
         self.condition: Callable[[], bool] | None = None
@@ -177,7 +177,7 @@ class Group:
 class Barrier:
     """An mbarrier: a phase ends when all have arrived and all bytes that were announced have landed."""
 
-    def __init__(self, machine: Machine, name: str):
+    def __init__(self, machine: EmulatedMachine, name: str):
         self.machine, self.name = machine, name
         self.count = self.pending = self.bytes = self.phase = 0
 
@@ -207,7 +207,7 @@ class Barrier:
 class Barriers:
     """Several barriers in shared memory, by number."""
 
-    def __init__(self, machine: Machine, name: str, count: int):
+    def __init__(self, machine: EmulatedMachine, name: str, count: int):
         self.barriers = [Barrier(machine, f"{name}[{i}]") for i in range(count)]
 
     def index(self, i: int) -> Barrier:
@@ -218,7 +218,7 @@ class Barriers:
 class Shared:
     """Shared memory as threads see it, and as products and copies do: all of it NaN at first."""
 
-    def __init__(self, machine: Machine, threads: Tensor, others: Tensor):
+    def __init__(self, machine: EmulatedMachine, threads: Tensor, others: Tensor):
         self.machine, self.threads, self.others = machine, threads, others
 
     def view(self, change: Callable[[Tensor], Tensor]) -> "Shared":
@@ -260,7 +260,7 @@ class Shared:
 class Product:
     """A product under way: its operands are read when it is computed, and it may be used after a wait."""
 
-    def __init__(self, machine: Machine, a: "Shared | Tensor", b: Shared, acc: "Product | Tensor | None"):
+    def __init__(self, machine: EmulatedMachine, a: "Shared | Tensor", b: Shared, acc: "Product | Tensor | None"):
         self.a = a if isinstance(a, Shared) else Shared(machine, a, a)
         self.b, self.acc = b, acc
         self.value: Tensor | None = None

@@ -3,27 +3,27 @@
 import pytest
 
 from mla_edu.book.time_line import Span, replay
-from mla_edu.kernels.gluon_machine import Event
+from mla_edu.kernels.gluon_machine import LogEntry
 
 TIMES = {"per_byte": 1.0, "per_multiplication": 1.0, "per_weight": 1 / 4096}
 LOG = [
-    Event(1, "wait", "free", 0),  # nothing to wait for
-    Event(1, "expect", "full", 5),
-    Event(1, "copy", "full", 2),
-    Event(1, "copy", "full", 3),
-    Event(None, "landed", "full", 3),
-    Event(None, "landed", "full", 2),
-    Event(None, "phase", "full", 0),
-    Event(0, "wait", "full", 1),
-    Event(0, "product", "", 4),
-    Event(0, "product", "", 2),
-    Event(0, "load", "", 64),
-    Event(0, "store", "", 4096),  # under the products
-    Event(0, "joined"),
-    Event(0, "arrive", "free"),
-    Event(None, "phase", "free", 0),
-    Event(1, "wait", "free", 1),
-    Event(1, "copy", "full", 1),
+    LogEntry(1, "wait", "free", 0),  # nothing to wait for
+    LogEntry(1, "expect", "full", 5),
+    LogEntry(1, "copy", "full", 2),
+    LogEntry(1, "copy", "full", 3),
+    LogEntry(None, "landed", "full", 3),
+    LogEntry(None, "landed", "full", 2),
+    LogEntry(None, "phase", "full", 0),
+    LogEntry(0, "wait", "full", 1),
+    LogEntry(0, "product", "", 4),
+    LogEntry(0, "product", "", 2),
+    LogEntry(0, "load", "", 64),
+    LogEntry(0, "store", "", 4096),  # under the products
+    LogEntry(0, "joined"),
+    LogEntry(0, "arrive", "free"),
+    LogEntry(None, "phase", "free", 0),
+    LogEntry(1, "wait", "free", 1),
+    LogEntry(1, "copy", "full", 1),
 ]
 SPANS = [
     Span(1, "copy", 0, 2, 2),
@@ -40,18 +40,20 @@ def test_copies_follow_each_other_and_waits_last_until_their_phase_ends():
 
 
 def test_a_store_of_something_else_takes_no_time():
-    assert replay([Event(0, "store", "", 64), Event(0, "product", "", 1)], **TIMES) == [Span(0, "product", 0, 1, 1)]
+    assert replay([LogEntry(0, "store", "", 64), LogEntry(0, "product", "", 1)], **TIMES) == [
+        Span(0, "product", 0, 1, 1)
+    ]
 
 
 def test_the_order_in_which_the_emulator_ran_makes_no_difference():
     pytest.importorskip("triton.experimental.gluon")
     from mla_edu.kernels import gluon_launch
-    from mla_edu.kernels.gluon_emulator import Kernel
+    from mla_edu.kernels.gluon_emulator import EmulatedKernel
     from mla_edu.kernels.problems import random_problem
 
     problem, found = random_problem([256], num_heads=3), []
     for seed in (0, 1):
-        kernel = Kernel("seesaw", seed=seed)
+        kernel = EmulatedKernel("seesaw", seed=seed)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gluon_launch, "seesaw", kernel)
             gluon_launch.decode(*problem.tensors, **problem.options, num_splits=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mla_edu.kernels import gluon_launch, launch
-from mla_edu.kernels.gluon_emulator import Kernel
+from mla_edu.kernels.gluon_emulator import EmulatedKernel
 from mla_edu.kernels.plan import GPU
 from mla_edu.ops.fp8 import unpack_fp8
 
@@ -25,7 +25,7 @@ def decode(problem, num_splits=None, changes=(), seed=0, multiprocessors=5):
             gpu = GPU("sm_90", 232_448, multiprocessors)
             name = KERNELS[problem.kv_cache.dtype]
             patch.setattr(launch, "describe_gpu", lambda device: gpu)
-            patch.setattr(gluon_launch, name, Kernel(name, changes, seed))
+            patch.setattr(gluon_launch, name, EmulatedKernel(name, changes, seed))
         return gluon_launch.decode(*problem.tensors, **problem.options, num_splits=num_splits)
 
 

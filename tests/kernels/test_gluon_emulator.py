@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("triton.experimental.gluon")
 from mla_edu.kernels import gluon_launch
-from mla_edu.kernels.gluon_emulator import Kernel
+from mla_edu.kernels.gluon_emulator import EmulatedKernel
 from mla_edu.kernels.gluon_language import Pointer, language
-from mla_edu.kernels.gluon_machine import Barrier, Deadlock, Event, Machine
+from mla_edu.kernels.gluon_machine import Barrier, Deadlock, EmulatedMachine, LogEntry
 from mla_edu.kernels.problems import random_problem
 
 WIDE = torch.zeros(64, 64, dtype=torch.bfloat16)
@@ -17,7 +17,7 @@ WIDE = torch.zeros(64, 64, dtype=torch.bfloat16)
 
 @pytest.fixture
 def machine():
-    return Machine("0", [])
+    return EmulatedMachine("0", [])
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def names(machine):
 
 
 def emulate(lens, seed=0, changes=()):
-    problem, kernel = random_problem(lens, num_heads=3), Kernel("seesaw", changes, seed)
+    problem, kernel = random_problem(lens, num_heads=3), EmulatedKernel("seesaw", changes, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gluon_launch, "seesaw", kernel)
         gluon_launch.decode(*problem.tensors, **problem.options, num_splits=1)
@@ -44,7 +44,7 @@ def test_a_phase_ends_when_all_have_arrived_and_all_bytes_have_landed(machine):
     barrier.landed(60)
     barrier.landed(40)
     assert barrier.phase == 1
-    assert machine.log == [Event(None, "phase", "b", 0)]
+    assert machine.log == [LogEntry(None, "phase", "b", 0)]
     barrier.arrive()
     with pytest.raises(AssertionError, match="more arrivals"):
         barrier.arrive(2)
@@ -68,8 +68,8 @@ def test_a_wait_passes_when_the_phase_of_its_parity_is_over(machine, names):
     machine.run([(second, ()), (first, ())])
     assert order == ["works", "follows"]
     assert [each for each in machine.log if each.what == "wait"] == [
-        Event(1, "wait", "ready[0]", 0),
-        Event(0, "wait", "ready[0]", 1),
+        LogEntry(1, "wait", "ready[0]", 0),
+        LogEntry(0, "wait", "ready[0]", 1),
     ]
 
 
@@ -100,7 +100,7 @@ def test_products_see_what_threads_stored_after_a_fence_only(machine, names, fen
 def test_memory_that_nobody_wrote_and_products_that_nobody_waited_for_are_nan():
     unread = []
     for seed in range(20):
-        machine = Machine(str(seed), [])
+        machine = EmulatedMachine(str(seed), [])
         names = language(machine, 0, 4, iter([]))
         memory = names["gl"].allocate_shared_memory(torch.bfloat16, [64, 64], None)
 
@@ -138,9 +138,9 @@ def test_each_program_has_a_log_and_the_barriers_have_the_kernels_names():
 
 def test_what_cannot_be_emulated_is_refused():
     with pytest.raises(ValueError, match="name is 'see'; expected 'seesaw' or 'attend_fp8'"):
-        Kernel("see")
+        EmulatedKernel("see")
     with pytest.raises(ValueError, match="changes has 'no such text'; expected a text of gluon.py or gluon_shares.py"):
-        Kernel("seesaw", [("no such text", "")])
+        EmulatedKernel("seesaw", [("no such text", "")])
 
 
 def test_a_place_outside_of_a_tensor_is_not_read():
