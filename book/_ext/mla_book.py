@@ -281,7 +281,7 @@ def drop_live_code(app, pagename, templatename, context, doctree):
 
 
 def setup(app):
-    for name in ("code_changes", "formulas", "finish", "sharing"):
+    for name in ("code_changes", "formulas", "finish", "minutes", "sharing", "units"):
         app.setup_extension(name)
     app.add_directive("saved-widget", SavedWidget)
     app.connect("builder-inited", read_source, priority=900)
