@@ -32,6 +32,8 @@ FONTS = {
     "Size3-Regular",
     "Typewriter-Regular",
 }
+# Fonts that a page asks for at once where it holds these words: see layout.html.
+EARLY = {"Main-Regular": 'class="katex', "Math-Italic": "mathnormal"}
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +130,16 @@ def style_sheet(css):
     return re.sub(r"@font-face\s*\{[^}]*\}", face, css)
 
 
+def ask_early(app, pagename, templatename, context, doctree):
+    """Name the fonts without which the lines of a page would move when they come."""
+    body = context.get("body", "")
+    context["early_fonts"] = [
+        f"{STYLES.partition('/')[0]}/KaTeX_{name}"
+        for name, mark in EARLY.items()
+        if mark in body
+    ]
+
+
 def copy_styles(app, exception):
     """Put the style sheet and its fonts into the built book."""
     render.stop()
@@ -143,5 +155,6 @@ def copy_styles(app, exception):
 
 def setup(app):
     app.add_html_math_renderer("katex", (visit_math, None), (visit_math_block, None))
+    app.connect("html-page-context", ask_early)
     app.connect("build-finished", copy_styles)
     return {"version": "1", "parallel_read_safe": True}

@@ -285,7 +285,7 @@ def setup(app):
     # A build makes millions of nodes and drops few: to look for garbage after each
     # 700, as Python does, takes as long as all the rest.
     gc.set_threshold(300_000, 20, 50)
-    for name in ("code_changes", "formulas", "finish", "sharing"):
+    for name in ("code_changes", "formulas", "finish", "minutes", "sharing", "units"):
         app.setup_extension(name)
     app.add_directive("saved-widget", SavedWidget)
     app.connect("builder-inited", read_source, priority=900)

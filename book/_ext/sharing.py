@@ -23,6 +23,10 @@ LONGEST = 200  # characters of a description
 CARD = "_static/cards/{}.png"
 SIZE = 1200, 630  # of a card, in pixels
 ADDRESS = re.compile(r'\b(href|src|action)="(?![a-z]+:|[#/?])([^"]*)"')
+# The directives of sphinx-exercise around an exercise and its solution
+EXERCISE = re.compile(r"^:::\{exercise-start\} (.*)\n:label: (\S+)\n:::$", re.M)
+SOLUTION = re.compile(r"^:::\{solution-start\} (\S+)\n:class: dropdown\n:::$", re.M)
+EXERCISE_END = re.compile(r"^:::\{(?:exercise|solution)-end\}\n:::\n\n?", re.M)
 NOT_FOUND = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -126,7 +130,21 @@ def is_notebook(app, docname):
     return Path(app.env.doc2path(docname)).suffix == ".ipynb"
 
 
-def in_words(notebook):
+def number_exercises(text, chapter):
+    """A chapter with its exercises, and their solutions, under the page's numbers."""
+    names = {}
+
+    def exercise(found):
+        title, label = found.groups()
+        names[label] = f"Exercise {chapter}.{len(names) + 1} ({title})"
+        return f"**{names[label]}**"
+
+    text = EXERCISE.sub(exercise, text)
+    text = SOLUTION.sub(lambda found: f"**Solution to {names[found[1]]}**", text)
+    return EXERCISE_END.sub("", text)
+
+
+def in_words(notebook, chapter):
     """A notebook as Markdown: each output is its text, each figure its description."""
     parts = []
     for cell in notebook["cells"]:
@@ -138,7 +156,8 @@ def in_words(notebook):
         for output in cell.get("outputs", ()):
             text = output.get("text") or output.get("data", {}).get("text/plain", "")
             parts.append(f"```text\n{''.join(text).rstrip()}\n```")
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return number_exercises(text, chapter)
 
 
 def root_page(text):
@@ -172,7 +191,8 @@ def publish(app, exception):
     overview = [f"# {app.config.html_title}", f"> {ABOUT}", "## Chapters"]
     for doc, title in contents(app):
         notebook = json.loads(Path(app.env.doc2path(doc)).read_text(encoding="utf-8"))
-        (folder / f"{doc}.md").write_text(in_words(notebook), encoding="utf-8")
+        words = in_words(notebook, number_of(app, doc)[0])
+        (folder / f"{doc}.md").write_text(words, encoding="utf-8")
         about = app.mla_descriptions.get(doc, "")
         overview.append(f"- [{title}]({site}{doc}.md): {about}")
     docs = sorted(app.env.found_docs)

@@ -1,4 +1,5 @@
-// The menus above an article, tab stops for formulas that are wider than the page, and the light palette on paper.
+// The menus above an article, the switch that wraps lines of code, tab stops for formulas that are wider than the page,
+// and the light palette on paper.
 
 {
   const toggles = [...document.querySelectorAll('[data-bs-toggle="dropdown"]')];
@@ -24,6 +25,26 @@
     menu.addEventListener("focusout", (event) => {
       if (event.relatedTarget && !menu.contains(event.relatedTarget)) show(toggle, false);
     });
+  }
+
+  // The choice is kept for all pages; layout.html reads it before anything is drawn.
+  const buttons = document.querySelector(".article-header-buttons");
+  if (buttons && document.querySelector(".bd-article div.highlight:not(.cell_output *) pre")) {
+    const wrap = document.createElement("button");
+    Object.assign(wrap, { type: "button", className: "btn btn-sm mla-wrap", title: "Wrap lines of code" });
+    wrap.setAttribute("aria-pressed", String("wrap" in document.documentElement.dataset));
+    wrap.innerHTML =
+      '<svg class="mla-icon" viewBox="0 0 24 24" aria-hidden="true"><path d="M3 5h18M3 12h14a3.5 3.5 0 0 1 0 7h-4M16 16l-3 3 3 3M3 19h5"/></svg>';
+    wrap.addEventListener("click", () => {
+      const on = wrap.getAttribute("aria-pressed") !== "true";
+      wrap.setAttribute("aria-pressed", String(on));
+      if (on) document.documentElement.dataset.wrap = "on";
+      else delete document.documentElement.dataset.wrap;
+      if (on) localStorage.setItem("wrap", "on");
+      else localStorage.removeItem("wrap");
+      dispatchEvent(new Event("resize")); // the theme looks again for what scrolls
+    });
+    buttons.prepend(wrap);
   }
 
   // What scrolls sideways must be within reach of a keyboard.

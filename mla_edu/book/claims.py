@@ -10,15 +10,40 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mla_edu.book.figures import KEY, NEUTRAL, QUERY, ROPE, THEMED
+
 VERDICTS = {"right": "✓", "wrong": "✗", "true under a condition": "◐", "read, not computed": "§"}
+_COLOURS = dict(zip(VERDICTS, (ROPE, KEY, QUERY, NEUTRAL), strict=True))
+# The sign stays beside the word: a colour never says anything alone. The lists stay in sight, below a page's header.
 _STYLE = """\
+.mla-docket .mla-tally { display: flex; gap: 2px; height: 0.9em; margin: 0.6em 0; }
+.mla-docket .mla-tally span { background: var(--verdict); forced-color-adjust: none; }
+.mla-docket .mla-counts { display: flex; flex-wrap: wrap; gap: 0.2em 1.6em; list-style: none; margin: 0; padding: 0; }
+.mla-docket b {
+  display: inline-block;
+  min-width: 1.7em;
+  border: 2px solid var(--verdict);
+  border-radius: 3px;
+  line-height: 1.3;
+  text-align: center;
+}
+.mla-docket .mla-filters {
+  position: sticky;
+  top: 0;
+  z-index: 1;
+  padding: 0.9em 0 0.5em;
+  background: var(--pst-color-background, Canvas);
+}
+.bd-article .mla-docket .mla-filters { top: 3rem; }
+.cell_output:has(.mla-docket) { overflow: visible; }
 .mla-docket label { margin-right: 1.5em; }
+.mla-docket select { min-height: 1.9rem; max-width: 100%; }
 .mla-docket { font-size: 0.88em; line-height: 1.4; }
 .mla-docket table { width: 100%; border-collapse: collapse; margin-top: 0.8em; }
 .mla-docket :is(th, td) { text-align: left; vertical-align: top; padding: 0.35em 0.7em 0.35em 0; }
 .mla-docket td:nth-child(2) { min-width: 7.5em; }
 .mla-docket td { border-top: 1px solid rgb(128 128 128 / 0.35); }
-.mla-ruling { border-left: 3px solid rgb(128 128 128 / 0.5); padding-left: 0.9em; }
+.mla-ruling { border-left: 3px solid var(--verdict, rgb(128 128 128 / 0.5)); padding-left: 0.9em; }
 .mla-ruling p { margin: 0.2em 0; }
 @media (max-width: 600px) {
   .mla-docket label { display: block; }
@@ -26,7 +51,8 @@ _STYLE = """\
   .mla-docket :is(tr, td) { display: block; }
   .mla-docket td { border: 0; padding: 0; }
   .mla-docket tr { border-top: 1px solid rgb(128 128 128 / 0.35); padding: 0.5em 0; }
-}"""
+}
+""" + "\n".join(f'[data-verdict="{name}"] {{ --verdict: {THEMED[colour]}; }}' for name, colour in _COLOURS.items())
 
 # On a page the choice stands in the address; in a notebook the script finds no table and does nothing.
 _SCRIPT = """\
@@ -162,16 +188,23 @@ class Docket:
                     f"tbody tr:not([data-{attribute}={name}]) {{ display: none; }}"
                 )
             choices += f'<label>{attribute} <select data-filter="{attribute}">{"".join(options)}</select></label>\n'
-        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in self.count().items())
+        tally = "".join(
+            f'<span data-verdict="{verdict}" style="flex: {number}"></span>' for verdict, number in self.count().items()
+        )
+        counts = "".join(
+            f'<li data-verdict="{verdict}"><b>{VERDICTS[verdict]}</b> {number} {verdict}</li>'
+            for verdict, number in self.count().items()
+        )
         rows = "\n".join(
             f'<tr data-verdict="{r.verdict}" data-topic="{html.escape(r.topic)}">'
             f'<td><a href="#claim-{r.anchor}">{html.escape(r.statement)}</a></td>'
-            f"<td>{VERDICTS[r.verdict]} {r.verdict}</td><td>{html.escape(r.finding)}</td></tr>"
+            f"<td><b>{VERDICTS[r.verdict]}</b> {r.verdict}</td><td>{html.escape(r.finding)}</td></tr>"
             for r in self.rulings.values()
         )
         head = "<thead><tr><th>statement</th><th>verdict</th><th>what was found</th></tr></thead>"
         return (
             f'<div class="mla-docket"><style>{style}</style>\n'
-            f"<p>{len(self.rulings)} statements: {verdicts}.</p>\n{choices}<script>{_SCRIPT}</script>"
+            f'<p>{len(self.rulings)} statements</p>\n<div class="mla-tally" aria-hidden="true">{tally}</div>\n'
+            f'<ul class="mla-counts">{counts}</ul>\n<div class="mla-filters">{choices}</div><script>{_SCRIPT}</script>'
             f"<table>{head}\n<tbody>\n{rows}\n</tbody></table></div>"
         )

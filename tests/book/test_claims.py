@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from mla_edu.book.claims import Docket
+from mla_edu.book.claims import VERDICTS, Docket
 
 
 @pytest.fixture
@@ -73,6 +73,26 @@ def test_the_table_offers_each_verdict_and_topic_with_its_count(docket):
     assert '<option value="wrong">wrong (1)</option>' in page
     assert '<option value="size">size (2)</option>' in page
     assert '<option value="right">right (1)</option>' in page
+
+
+def test_the_table_opens_with_a_bar_of_its_verdicts(docket):
+    for k, holds in enumerate([True, True, True, False, {"a": True, "b": False}]):
+        docket.rule(f"claim-{k}", "size", "s", holds, "f")
+    page = docket._repr_html_()
+    assert re.findall(r'<span data-verdict="(.+?)" style="flex: (\d+)">', page) == [
+        ("right", "3"), ("wrong", "1"), ("true under a condition", "1"), ("read, not computed", "0"),
+    ]  # fmt: skip
+    assert page.index("mla-tally") < page.index("<select") < page.index("<table")
+
+
+def test_a_verdict_is_a_sign_and_a_word_in_a_colour_of_its_own(docket):
+    docket.rule("first", "size", "s", False, "f")
+    page = docket._repr_html_()
+    colours = dict(re.findall(r'\[data-verdict="(.+?)"\] { --verdict: var\((--mla-\w+), #\w{6}\); }', page))
+    assert list(colours) == list(VERDICTS) and len(set(colours.values())) == len(VERDICTS)
+    assert '<tr data-verdict="wrong"' in page and "<td><b>✗</b> wrong</td>" in page
+    for verdict, sign in VERDICTS.items():
+        assert f'<li data-verdict="{verdict}"><b>{sign}</b> {docket.count()[verdict]} {verdict}</li>' in page
 
 
 @pytest.mark.parametrize("anchor", ["", "Upper", "two words", "-x", "a_b", 'a"b'])

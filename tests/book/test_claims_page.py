@@ -66,6 +66,24 @@ def test_the_table_can_be_filtered_by_verdict_and_topic(page):
     assert 0 < len(both) < len(rows)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_lists_stay_in_sight_above_the_rows(browser, serve, html, width, height):
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(serve(html) + "book/claims-on-trial.html")
+    page.evaluate("""() => {
+      const row = document.querySelector(".mla-docket tbody tr:nth-child(40)").getBoundingClientRect();
+      scrollTo({ top: scrollY + row.top - innerHeight / 2, behavior: "instant" });
+    }""")
+    page.wait_for_timeout(100)
+    seen = page.locator("[data-filter]").evaluate_all("""lists => lists.map((list) => {
+      const { left, top, width, height } = list.getBoundingClientRect();
+      const [x, inside] = [left + width / 2, [2, height / 2, height - 2]];
+      return top < innerHeight / 4 && inside.every((y) => document.elementFromPoint(x, top + y) === list);
+    })""")
+    assert seen == [True, True]
+    page.close()
+
+
 def test_the_choice_stands_in_the_address(browser, serve, html):
     page = browser.new_page()
     page.goto(serve(html) + "book/claims-on-trial.html?verdict=wrong&topic=no-such-topic&other=x#claims")

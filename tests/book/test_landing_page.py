@@ -92,6 +92,15 @@ def test_tile_of_the_kernel_counts_its_versions():
     assert len(TILES) == 7  # four, and the three ways to use the book
 
 
+def test_downloads_and_times_are_those_of_the_readme():
+    table = (BOOK.parent / "README.md").read_text(encoding="utf-8").partition("## Get it")[2]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `make")]
+    book, test = (next(row for row in rows if f"`make {name}`" in row[0]) for name in ("book", "test"))
+    assert all(re.fullmatch(r"\d+\.\d+ GB", row[1]) for row in rows)
+    said = f"`make book` downloads {book[1]}, once, and then takes {book[2]}; `make test` downloads {test[1]}"
+    assert said in PROSE and "[README](https://github.com/mla-book/mla-book#get-it)" in PROSE
+
+
 def test_a_card_for_each_chapter_asks_its_question():
     cards = re.findall(r"<div>\s+\[(.*?)\]\(([\w-]+)\.ipynb\) \*\*(.*?)\*\* \S", SOURCE)
     parts = [part for part in CONTENTS["parts"] if part["numbered"]]

@@ -115,6 +115,9 @@ def test_chapters_and_their_exercises_are_numbered_without_gaps(html):
             r'<p class="admonition-title"><span class="caption-number">Exercise ([\d.]+) ?</span>', page
         )
         assert exercises == [f"{number}.{k}" for k in range(1, len(exercises) + 1)] != [], doc
+        boxes = re.findall(r'admonition" id="([\w-]+)">\s*<p class="admonition-title"><span class="caption-n', page)
+        solved = re.findall(r'Solution to<a class="reference internal" href="#([\w-]+)"> Exercise ([\d.]+) \(', page)
+        assert solved == list(zip(boxes, exercises, strict=True)), doc
 
 
 def test_no_page_asks_another_host(reports):

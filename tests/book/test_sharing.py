@@ -60,8 +60,39 @@ def test_notebook_in_words_has_code_outputs_and_figures():
             ],
         },
     ]
-    assert sharing.in_words({"cells": cells}) == (
+    assert sharing.in_words({"cells": cells}, chapter=1) == (
         "# Title\ntext\n\n```python\nf(x)\n```\n\n```text\n12\n13\n```\n\n```text\nFigure: a line\n```\n"
+    )
+
+
+EXERCISES = """:::{exercise-start} Why?
+:label: ex-why
+:::
+
+Say it.
+
+:::{exercise-end}
+:::
+
+:::{solution-start} ex-why
+:class: dropdown
+:::
+
+So.
+
+:::{solution-end}
+:::
+
+:::{exercise-start} And $x$?
+:label: ex-x
+:::"""
+
+
+def test_exercises_in_words_have_the_numbers_of_the_page():
+    cells = [{"cell_type": "markdown", "source": EXERCISES}]
+    assert sharing.in_words({"cells": cells}, chapter=3) == (
+        "**Exercise 3.1 (Why?)**\n\nSay it.\n\n**Solution to Exercise 3.1 (Why?)**\n\nSo.\n\n"
+        "**Exercise 3.2 (And $x$?)**\n"
     )
 
 
@@ -145,6 +176,11 @@ def test_chapter_is_there_in_words(chapter, html):
     assert head(html, f"book/{chapter.stem}")[2]["alternate"] == f"{chapter.stem}.md"
     assert text.startswith("# ")
     assert "<svg" not in text
+    page = (html / "book" / f"{chapter.stem}.html").read_text(encoding="utf-8")
+    numbers = re.findall(r"^\*\*Exercise ([\d.]+) \(", text, re.MULTILINE)
+    assert numbers == re.findall(r'class="caption-number">Exercise ([\d.]+) ?<', page) != []
+    assert numbers == re.findall(r"^\*\*Solution to Exercise ([\d.]+) \(", text, re.MULTILINE)
+    assert not re.search(r"^:::\{(?:exercise|solution)", text, re.MULTILINE)
     assert f"{SITE}book/{chapter.stem}.md" in (html / "llms.txt").read_text(encoding="utf-8")
 
 

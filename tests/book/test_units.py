@@ -1,0 +1,29 @@
+"""A number and its unit stay on one line."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "book" / "_ext"))
+
+from units import join  # noqa: E402
+
+
+@pytest.mark.parametrize("text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min."])
+def test_a_unit_is_joined_to_its_number(text):
+    assert join(f"about {text} more") == f"about {text.replace(' ', chr(0xA0))} more"
+
+
+@pytest.mark.parametrize("text", ["5 Bytes", "3 models", "a B", "2 mins", "4 minutes", "1 section", "7 sB"])
+def test_other_words_are_not(text):
+    assert join(text) == text
+
+
+def test_no_unit_of_the_landing_page_can_be_cut_off(html):
+    page = (html / "book" / "index.html").read_text(encoding="utf-8")
+    prose = re.sub(r"<(script|style|svg|pre)\b.*?</\1>|<[^>]+>", " ", page.partition("<article")[2], flags=re.S)
+    assert "5.0\N{NO-BREAK SPACE}MB" in prose
+    assert not re.findall(r"\d (?:[kMGT]?B|[nµm]?s|min)\b", prose)
