@@ -93,7 +93,7 @@ def test_a_step_into_given_buffers_asks_little_of_the_host(steps):
     for step in steps:
         assert step["operations"] == 0 and step["touched"] <= 72
         found = [(each["kernel"], each["arguments"], each["by_name"]) for each in step["kernels"]]
-        assert found == [("attend", 38, ["num_warps", "num_stages"]), ("merge", 11, ["num_warps"])]
+        assert found == [("attend", 39, ["num_warps", "num_stages"]), ("merge", 11, ["num_warps"])]
 
 
 def test_no_step_compiles_what_an_earlier_one_has_compiled(steps):
