@@ -26,7 +26,7 @@ def phone(browser, serve, html):
         context.close()
 
 
-@pytest.mark.parametrize("doc", ["book/absorption", "book/the-decode-kernel", "_modules/mla_edu/cost"])
+@pytest.mark.parametrize("doc", ["book/absorption", "book/the-decode-kernel", "_modules/mla_edu/kernels/api"])
 def test_lines_wrap_once_a_reader_asks_for_it(phone, doc):
     page = phone(doc)
     switch = page.locator(SWITCH)

@@ -179,13 +179,15 @@ def battery(launcher, far_apart):
         check_answer(launcher.decode(*moved.tensors, **moved.options, **options, **buffers), problem.expected())
 
     def even(lens, **shape):
-        """A step whose table goes on with pages of NaN wherever a mistake may look."""
+        """A step whose tensors go on, with NaN and pages of NaN, wherever a mistake may look."""
         problem = random_problem(lens, **shape)
         batch, width = problem.block_table.shape
         unused = next(i for i in range(len(problem.kv_cache)) if i not in problem.block_table)
         table = torch.full((batch + 200, width + 200), unused, dtype=torch.int32)
         table[:batch, :width] = problem.block_table.where(problem.block_table != NO_PAGE, unused)
-        return dataclasses.replace(problem, block_table=table[:batch, :width])
+        q, lens = problem.q.new_full((batch + 200, *problem.q.shape[1:]), NAN), torch.ones(batch + 200).int()
+        q[:batch], lens[:batch] = problem.q, problem.seq_lens
+        return dataclasses.replace(problem, q=q[:batch], seq_lens=lens[:batch], block_table=table[:batch, :width])
 
     for tiles, page_size, num_splits in [(WHOLE, 64, 1), (CHUNKED, 64, 2), (WHOLE, 24, 3), (CHUNKED, 8, 1)]:
         shape = {"num_heads": 5, "s_q": 3, "dtype": "fp32", "page_size": page_size, "seed": num_splits}
