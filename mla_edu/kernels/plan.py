@@ -73,7 +73,8 @@ def choose_share(tiles: Sequence[int], num_parts: int, min_tiles: int, num_slots
         rounds = cdiv(parts, num_slots) * (max(each) + 2)
         return min(rounds, (sum(tiles) + 2 * parts) / num_slots + max(each)) if parts <= num_parts else math.inf
 
-    return min((math.ceil(fewest * 2 ** (i / 8)) for i in reversed(range(32))), key=end)
+    shares = [math.ceil(fewest * 2 ** (i / 8)) for i in range(31)]
+    return min([sum(tiles), *reversed(shares)], key=end)  # for whole sequences there is always room
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def choose_share(
     for b in range(0, batch, BLOCK_B):
         total += tl.sum(count_tiles(p_lens, b + o_b, batch, stride_len, BLOCK_N), 0)
     fewest = tl.maximum(tl.cdiv(total, num_parts), min_tiles)
-    b_share = tl.ceil(fewest * tl.exp2(tl.arange(0, 32) / 8.0)).to(tl.int32)  # [S]: from fewest to 14.7 times as many
+    o_s = tl.arange(0, 32)
+    b_share = tl.ceil(fewest * tl.exp2(o_s / 8.0)).to(tl.int32)  # [S]: from fewest to 13.5 times as many
+    b_share = tl.where(o_s == 31, total, b_share)  # for whole sequences there is always room
     b_parts, b_longest = tl.zeros([32], tl.int32), tl.zeros([32], tl.int32)
     for b in range(0, batch, BLOCK_B):
         b_tiles = count_tiles(p_lens, b + o_b, batch, stride_len, BLOCK_N)[None, :]

@@ -16,7 +16,10 @@ from mla_edu.kernels import mla_decode, plan, workspace_bytes
 from mla_edu.kernels.problems import check_answer, random_problem
 from mla_edu.kernels.tiles import CHUNKED, FP8, FP32, WHOLE, Tiles
 
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 launch = pytest.importorskip("mla_edu.kernels.launch")
+choose_share = pytest.importorskip("mla_edu.kernels.rows").choose_share
 DEVICE = "cpu" if launch.INTERPRETED else "cuda"
 
 CASES = {
@@ -198,6 +201,20 @@ def test_the_device_cuts_a_batch_as_the_plan_says(seq_lens, multiprocessors):
     first, parts = workspace[-8 * batch :].view(torch.int32).view(batch, 2).T.tolist()
     assert first == [sum(parts[:b]) for b in range(batch)] and sum(parts) <= chosen.num_parts
     assert end(parts) == pytest.approx(end(expected), rel=1e-6)
+
+
+@triton.jit
+def store_share(p_lens, p_share, num_parts, batch, NUM_SLOTS: tl.constexpr):
+    tl.store(p_share, choose_share(p_lens, num_parts, 2, batch, 1, NUM_SLOTS, 16, 128))
+
+
+@pytest.mark.parametrize("tiles", [[100_000] * 7 + [1] * 93, [64] * 128, [1] * 5])
+def test_the_device_leaves_room_for_every_part(tiles):
+    """Of the first, no share but the whole leaves few enough parts."""
+    lens, share = (torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in ([16 * each for each in tiles], [0]))
+    num_parts = 4 + len(tiles)
+    store_share[(1,)](lens, share, num_parts, len(tiles), NUM_SLOTS=1)
+    assert sum(-(-each // share.item()) for each in tiles) <= num_parts
 
 
 @pytest.mark.parametrize("tiles", [None, Tiles(64, 64, 8, 2)])

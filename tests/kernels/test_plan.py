@@ -146,6 +146,14 @@ def test_parts_by_length_spread_a_ragged_batch_as_well_as_an_even_one(multiproce
     assert sum(drawn) / len(drawn) >= 0.9 and min(drawn) >= 0.75
 
 
+@given(st.lists(st.sampled_from([1, 9, 1000, 100_000]), min_size=1, max_size=200), st.integers(1, 20))
+def test_parts_by_length_never_are_more_than_there_is_room_for(tiles, num_slots):
+    for many in (tiles, [100_000] * 7 + [1] * 93):
+        num_parts = min(len(many), 4) * num_slots + len(many)
+        share = choose_share(many, num_parts, 2, num_slots)
+        assert sum(cdiv(each, share) for each in many) <= num_parts
+
+
 def test_parts_are_whole_sequences_where_those_fill_the_gpu():
     assert choose_share([64] * 128, 4 * 66 + 128, 2, 66) >= 64
     assert choose_share([64] * 128, 4 * 108 + 128, 2, 108) < 64
