@@ -14,6 +14,7 @@ from pathlib import Path
 from access import mend
 from formulas import STYLES
 from icons import draw_icons
+from sphinx.errors import ExtensionError
 from style_sheets import reduce
 
 LICENCES = {"_static/fonts/OFL.txt"}
@@ -32,6 +33,14 @@ LIVE_CODE = re.compile(
     r"|>(?:kernelName|DOCUMENTATION_OPTIONS)\b).*?</script>\n?",
     re.S,
 )
+# The theme marks what scrolls by measuring and writing in turn, box for box, which lays
+# out the page each time; page.js does it in one go.
+MARKS = re.compile(
+    r'"complete"===document\.readyState\?(\w+)\(\)'
+    r':window\.addEventListener\("load",\1\)'
+)
+# Names, brackets and spaces have the ink of the code: half of the page's elements.
+PLAIN = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')
 VIEWPORT = re.compile(r'<meta (?:content="[^"]*" )?name="viewport"[^>]*>')
 STATE = re.compile(
     r'<script type="application/vnd\.jupyter\.widget-state\+json">.*?</script>', re.S
@@ -166,15 +175,28 @@ def read_scripts(folder, paths):
     return re.sub(r"^//# sourceMappingURL=.*$", "", "\n;\n".join(texts), flags=re.M)
 
 
+def without_marks(script):
+    """The shared script without the theme's search for what scrolls."""
+    script, dropped = MARKS.subn("0", script)
+    if dropped != 1:
+        raise ExtensionError(f"the theme marks what scrolls {dropped} times, not once")
+    return script
+
+
+def plain(text):
+    """A page whose code marks only what has an ink of its own."""
+    return PLAIN.sub(r"\1", text)
+
+
 def finish(folder):
     """Finish the pages of a built book."""
     pages = read_pages(folder)
     names = {path: path.rpartition("/")[2] for path in assets(pages, SOURCE)}
     shared = [path for path, name in names.items() if name not in (*APART, *UNUSED)]
-    script = read_scripts(folder, shared)
+    script = without_marks(read_scripts(folder, shared))
     apart = read_scripts(folder, [p for p, name in names.items() if name in APART])
     sheets = [sheet for path in assets(pages, LINK) for sheet in imported(folder, path)]
-    pages = {name: mend(draw_icons(text)) for name, text in pages.items()}
+    pages = {name: mend(draw_icons(plain(text))) for name, text in pages.items()}
     said = "\n".join([script, apart, *pages.values()])
     css = reduce(sheets, words_of(pages, script + apart), said)
     styles, script = write(folder, STYLE_SHEET, css), write(folder, SCRIPT, script)

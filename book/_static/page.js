@@ -42,17 +42,22 @@
       else delete document.documentElement.dataset.wrap;
       if (on) localStorage.setItem("wrap", "on");
       else localStorage.removeItem("wrap");
-      dispatchEvent(new Event("resize")); // the theme looks again for what scrolls
+      dispatchEvent(new Event("resize")); // what scrolls is no longer the same
     });
     buttons.prepend(wrap);
   }
 
-  // What scrolls sideways must be within reach of a keyboard.
+  // What scrolls sideways must be within reach of a keyboard. All is measured before anything is marked, and nothing in a
+  // shut fold: for each of these a browser lays out anew.
   function markWide() {
-    for (const formula of document.querySelectorAll("div.math")) {
-      if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-      else formula.removeAttribute("tabindex");
-    }
+    const boxes = [
+      ...document.querySelectorAll("pre, .cell_output > .output, .pst-scrollable-table-container, div.math"),
+    ].filter((box) => !box.closest("details:not([open])"));
+    const wide = boxes.map((box) => box.scrollWidth > box.clientWidth);
+    boxes.forEach((box, i) => {
+      if (wide[i]) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    });
   }
 
   const { dataset } = document.documentElement;
@@ -65,6 +70,11 @@
     dataset.theme = theme;
   });
 
+  let waiting;
   addEventListener("load", markWide);
-  addEventListener("resize", markWide);
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(markWide, 200);
+  });
+  document.addEventListener("toggle", markWide, true);
 }
