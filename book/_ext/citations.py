@@ -1,0 +1,31 @@
+"""Papers of the same authors and year: 2024a, 2024b, in the order of titles."""
+
+from collections import defaultdict
+
+
+def reads(entry):
+    """A citation as it reads: two authors, or the first of more, and the year."""
+    names = [" ".join(person.last_names) for person in entry.persons["author"]]
+    shown = names if len(names) < 3 else [names[0], "and others"]
+    return (*shown, entry.fields["year"])
+
+
+def tell_apart(entries):
+    """Give each of several years that would read alike a letter of its own."""
+    alike = defaultdict(list)
+    for entry in entries:
+        alike[reads(entry)].append(entry)
+    for found in alike.values():
+        if len(found) > 1:
+            found.sort(key=lambda entry: entry.fields["title"].strip("{").lower())
+            for place, entry in enumerate(found):
+                entry.fields["year"] += chr(ord("a") + place)
+
+
+def read_years(app, env, docnames):
+    tell_apart(env.get_domain("cite").bibdata.data.entries.values())
+
+
+def setup(app):
+    app.connect("env-before-read-docs", read_years)
+    return {"version": "1", "parallel_read_safe": True}
