@@ -28,6 +28,8 @@ from sphinx.util.nodes import make_refnode
 
 PACKAGE = "mla_edu"
 API_PAGES = "book/api/"
+# The name of an option, whose hyphens would become a dash; or what is code already.
+OPTION = re.compile(r"(``.*?``)|(?<!\S)(--[a-z][\w-]*)")
 
 
 class Module:
@@ -134,6 +136,8 @@ def parse_docstring(app, what, name, obj, options, lines):
         lines[:] = GoogleDocstring(
             lines, settings, app, what, name, obj, options
         ).lines()
+    for i, line in enumerate(lines):
+        lines[i] = OPTION.sub(lambda found: found[1] or f"``{found[2]}``", line)
 
 
 def write_signature(app, what, name, obj, options, args, retann):
@@ -285,7 +289,8 @@ def setup(app):
     # A build makes millions of nodes and drops few: to look for garbage after each
     # 700, as Python does, takes as long as all the rest.
     gc.set_threshold(300_000, 20, 50)
-    for name in ("code_changes", "formulas", "finish", "minutes", "sharing", "units"):
+    parts = "citations code_changes formulas finish minutes sharing units"
+    for name in parts.split():
         app.setup_extension(name)
     app.add_directive("saved-widget", SavedWidget)
     app.connect("builder-inited", read_source, priority=900)

@@ -34,8 +34,14 @@ NOT_FOUND = """<!DOCTYPE html>
 <meta name="robots" content="noindex" /><link rel="icon" href="data:," />
 <title>No such page: {title}</title>
 <style>
+:root {{ color-scheme: light dark; color: #23211d; background: #fffefb; }}
 body {{ max-width: 34rem; margin: 15vh auto; padding: 0 1.5rem;
-  font: 1.1rem/1.6 Charter, Georgia, serif; color-scheme: light dark; }}
+  font: 1.1rem/1.6 "Source Serif 4", Charter, Georgia, serif; }}
+a {{ color: #1f5fae; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ color: #dddad3; background: #16181b; }}
+  a {{ color: #8bb8f0; }}
+}}
 </style>
 </head>
 <body>

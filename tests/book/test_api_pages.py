@@ -37,6 +37,10 @@ def test_comment_behind_a_field_is_its_description(html):
     assert "width of one head; not always hidden_size / num_attention_heads." in page_text(html, "config")
 
 
+def test_option_keeps_its_two_hyphens(html):
+    assert "With --results, parts that are measured" in page_text(html, "cli")
+
+
 def test_shapes_stand_in_signatures(html):
     assert "Float[Tensor, 'batch queries heads qk_dim']" in page_text(html, "ops")
 
