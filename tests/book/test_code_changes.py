@@ -196,8 +196,10 @@ def test_a_difference_is_legible(browser, serve, html, chapter, theme):
     page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
     faint = page.evaluate(FAINT)
     size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.mla-changes ins')).fontSize)")
+    shade = page.evaluate("getComputedStyle(document.querySelector('.mla-changes')).backgroundImage")
     sideways = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     page.close()
     assert not faint
+    assert shade.count("gradient(") == 4  # as at the sides of other code
     assert size >= 9
     assert sideways <= 0

@@ -212,6 +212,23 @@ def test_no_white_card_in_dark_mode(reports):
     assert not faults(reports, "cards")
 
 
+LIGHTNESS = """() => {
+  const light = (colour) => Math.max(...colour.match(/[\\d.]+/g).slice(0, 3).map(Number));
+  const grounds = [document.body, document.documentElement].map((e) => getComputedStyle(e).backgroundColor);
+  return [getComputedStyle(document.querySelector("h1")).color, grounds.find((c) => !c.endsWith(" 0)"))].map(light);
+}"""
+
+
+@pytest.mark.parametrize("name", ["404.html", "search.html"])
+def test_pages_without_an_article_take_the_dark_palette(browser, serve, html, name):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(serve(html) + name)
+    ink, ground = page.evaluate(LIGHTNESS)
+    page.close()
+    assert ground < 40
+    assert 210 < ink < 230  # the ink of the book, in which its other titles stand
+
+
 def test_no_page_scrolls_sideways(reports):
     for width in ("narrow", "wide"):
         assert not {
