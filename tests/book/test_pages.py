@@ -215,7 +215,8 @@ def test_no_white_card_in_dark_mode(reports):
 LIGHTNESS = """() => {
   const light = (colour) => Math.max(...colour.match(/[\\d.]+/g).slice(0, 3).map(Number));
   const grounds = [document.body, document.documentElement].map((e) => getComputedStyle(e).backgroundColor);
-  return [getComputedStyle(document.querySelector("h1")).color, grounds.find((c) => !c.endsWith(" 0)"))].map(light);
+  const ground = grounds.find((colour) => !colour.endsWith(" 0)")) ?? "255 255 255";
+  return [getComputedStyle(document.querySelector("h1")).color, ground].map(light);
 }"""
 
 
