@@ -16,6 +16,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 from rich.progress import Progress
 
+import browsers
 import execute_notebooks
 import prepare_venv
 
@@ -241,3 +242,14 @@ def test_hash_changes_with_the_code_and_not_with_the_outputs():
     assert execute_notebooks.code_hash(notebook) == first
     notebook.cells[0].source = "a "
     assert execute_notebooks.code_hash(notebook) != first
+
+
+def test_the_browser_without_windows_is_taken_first_and_a_missing_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no browser: install Chromium or Chrome"):
+        browsers.find_browser()
+    for name in ("google-chrome", "chromium", "chromium-headless-shell"):
+        found = tmp_path / name
+        found.write_text("")
+        found.chmod(0o755)
+        assert browsers.find_browser() == str(found)

@@ -8,7 +8,6 @@ test sees an old card.
 import io
 import json
 import re
-import shutil
 import sys
 from html import escape
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import sync_playwright
+
+from browsers import launch
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 NAME = "Multi-head latent attention"
@@ -94,9 +95,8 @@ def card(slug: str) -> dict[str, str]:
 def main(slugs: list[str]) -> None:
     CARDS.mkdir(exist_ok=True)
     logo = (BOOK / "_static" / "logo-light.svg").read_text(encoding="utf-8")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
         shell = CARDS / "card.html"  # a file, so that it may read the fonts
         for slug in slugs:

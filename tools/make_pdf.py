@@ -4,12 +4,13 @@
 """
 
 import io
-import shutil
 from pathlib import Path
 
 import yaml
 from playwright.sync_api import Browser, sync_playwright
 from pypdf import PdfReader, PdfWriter
+
+from browsers import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -66,10 +67,9 @@ def join(browser: Browser, html: Path, docs: list[str]) -> PdfWriter:
 
 
 def main() -> None:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
     print("Printing the book ...", flush=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = launch(playwright)
         writer = join(browser, HTML, documents())
         browser.close()
     writer.add_metadata({"/Title": "Multi-head latent attention"})

@@ -6,7 +6,6 @@ Writes book/figures/explorer-light.png and explorer-dark.png; run `make book` fi
 import functools
 import http.server
 import io
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -14,10 +13,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from browsers import launch
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"
 FIGURES = ROOT / "book" / "figures"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTH, HEIGHT, SCALE, COLOURS = 1200, 3000, 2, 64  # so high that nothing scrolls under the page's header
 MARGIN, MODELS = 16, 2  # pixels around it; the models whose rows are seen
 
@@ -50,13 +50,12 @@ def picture(page: Page) -> bytes:
 
 def main() -> None:
     page = BUILT / "book" / "index.html"
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not page.is_file() or browser is None:
-        sys.exit(f"expected {page}, which `make book` builds, and one of {', '.join(BROWSERS)}")
+    if not page.is_file():
+        sys.exit(f"expected {page}, which `make book` builds")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(BUILT)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        chromium = launch(playwright)
         for scheme in ("light", "dark"):
             context = chromium.new_context(
                 viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme=scheme

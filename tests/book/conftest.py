@@ -16,8 +16,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 def is_made_by_a_tool(path):
@@ -73,20 +71,18 @@ def serve():
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium. Without one these tests are skipped, but in CI that is a failure."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     try:
         from playwright.sync_api import sync_playwright
-    except ImportError:
-        found = None
-    if found is None:
-        reason = f"no browser: install Chromium and playwright (looked for {', '.join(BROWSERS)} on PATH)"
+
+        import browsers
+
+        browsers.find_browser()
+    except (ImportError, FileNotFoundError) as error:
         if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+            pytest.fail(str(error))
+        pytest.skip(str(error))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-gpu", "--font-render-hinting=none", *QUIET]
-        )
+        browser = browsers.launch(playwright, "--font-render-hinting=none")
         yield browser
         browser.close()
 
