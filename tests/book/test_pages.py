@@ -51,7 +51,7 @@ def put_on(page, guise):
     width, height, theme = GUISES[guise]
     page.set_viewport_size({"width": width, "height": height})
     page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-    page.wait_for_timeout(400)  # the theme then looks again for what scrolls
+    page.wait_for_timeout(250)  # the page then looks again for what scrolls
 
 
 def visit(context, address, name):
