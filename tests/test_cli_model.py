@@ -122,6 +122,7 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
         ("a.txt", b"\xff\xfe\x00", "a.txt is not a text in UTF-8"),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "a.jsonl, line 2: "),
         ("a.jsonl", '\n["a"]', "a.jsonl, line 2: '[\"a\"]' is no object"),
+        ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "a.jsonl, line 1: 'prompt' is given twice"),
         ("a.jsonl", '{"text": "a"}', "a.jsonl, line 1: Prompt: prompt: missing; text is 'a'; no such name"),
         ("a.jsonl", '{"prompt": 3}', "a.jsonl, line 1: Prompt: prompt is 3; expected a valid string"),
         ("a.jsonl", '{"prompt": "a", "top_p": 2}', "a.jsonl, line 1: Prompt: top_p is 2; expected"),

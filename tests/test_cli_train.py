@@ -45,13 +45,13 @@ def train(*arguments):
     return CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["train", *map(str, arguments)])
 
 
-def test_a_tenth_of_the_steps_is_a_line_where_there_is_no_terminal(tmp_path, file):
+def test_the_first_step_and_each_tenth_of_them_is_a_line_where_there_is_no_terminal(tmp_path, file):
     result = train(file, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     *lines, last = result.output.splitlines()
     assert [
         re.match(r"step (\d+) of 20: [\d.]+ bits per byte, [\d,]+ tokens a second$", line)[1] for line in lines
-    ] == [str(step) for step in range(2, 21, 2)]
+    ] == [str(step) for step in (1, *range(2, 21, 2))]
     assert last.startswith(f"{tmp_path / 'run' / 'model-20'} (llama): ")
 
 
