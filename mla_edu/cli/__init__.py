@@ -63,7 +63,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=__doc__.replace("`", ""), invoke_without_command=True)
+@app.callback(help=(__doc__ or "").replace("`", ""), invoke_without_command=True)
 def _about(
     context: typer.Context,
     _show: Annotated[
