@@ -6,6 +6,7 @@ import os
 import re
 import reprlib
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -190,8 +191,24 @@ def _nearest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
         inner = [kind for each in candidates for kind in (each, *get_args(each))]
         model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     known = sorted(model.model_fields)
-    near = difflib.get_close_matches(str(name), known, n=1)
+    begun = [each for each in known if each.startswith(str(name))]
+    near = begun or difflib.get_close_matches(str(name), known, n=1)
     return f"no such name; did you mean {near[0]}?" if near else f"no such name; expected one of {', '.join(known)}"
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object for ``json.loads``, which would keep the last value of a name that is given twice.
+
+    Raises:
+        ValueError: a name is given twice.
+    """
+    if twice := _given_twice([name for name, _ in pairs]):
+        raise ValueError(f"{shown(twice[0])} is given twice")
+    return dict(pairs)
+
+
+def _given_twice(names: list[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 class _OnceEach:
@@ -199,9 +216,8 @@ class _OnceEach:
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise yaml.MarkedYAMLError(problem=f"{twice} is given twice", problem_mark=node.start_mark)
+        if twice := _given_twice(names):
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} is given twice", problem_mark=node.start_mark)
         found: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
         return found
 

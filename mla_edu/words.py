@@ -3,6 +3,8 @@
 import re
 from decimal import Decimal
 
+from mla_edu.validation import shown
+
 
 def digits(number: float) -> str:
     """Three significant digits, and no fewer before the point: 0.750, 85.1, 1,230."""
@@ -41,7 +43,7 @@ def parse_parameters(text: str, option: str) -> int:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,12})?)([kmbt]?)", text.strip().casefold(), flags=re.ASCII)
     number = match and Decimal(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[match[2]]
     if number is None or number != int(number) or not 1 <= number <= 10**15:
-        raise ValueError(f"{option} is {text!r}; expected a number of parameters such as 8b, 1.7b or 270m")
+        raise ValueError(f"{option} is {shown(text)}; expected a number of parameters such as 8b, 1.7b or 270m")
     return int(number)
 
 
@@ -54,6 +56,6 @@ def parse_count(text: str, option: str) -> int:
     match = re.fullmatch(r"([1-9]\d{0,11})([km]?)", text.strip().casefold(), flags=re.ASCII)
     if match is None:
         raise ValueError(
-            f"{option} is {text!r}; expected a positive number of at most 12 digits, such as 4096, 128k or 1m"
+            f"{option} is {shown(text)}; expected a positive number of at most 12 digits, such as 4096, 128k or 1m"
         )
     return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2]]

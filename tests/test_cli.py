@@ -316,9 +316,10 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(missing, argume
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"mla-edu: {message}\n")
 
 
-def test_the_module_runs_as_a_command():
+@pytest.mark.parametrize("options", [["-m", "mla_edu"], ["-m", "mla_edu.cli"], ["-OO", "-m", "mla_edu"]], ids=" ".join)
+def test_the_module_runs_as_a_command(options):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "mla_edu.cli", "cache", "deepseek-v3"]
+    command = [sys.executable, *options, "cache", "deepseek-v3"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "70.3 kB" in done.stdout

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +33,8 @@ FILES = {
     "cut.json": '{"model_type": "llama", ',
     "deep.json": "[" * 200_000,
     "deep-object.json": '{"a":' * 200_000,
+    "twice.json": '{"model_type": "llama", "num_hidden_layers": 2, "num_hidden_layers": 3}',
+    "twice-within.json": '{"text_config": {"model_type": "llama", "head_dim": 8, "head_dim": 16}}',
     "digits.json": '{"model_type": "llama", "head_dim": %s}' % ("9" * 5000),
     "nan.json": '{"model_type": "llama", "hidden_size": NaN}',
     "text-list.json": LLAMA | {"text_config": []},
@@ -369,6 +373,13 @@ def test_a_full_disk_is_one_line(arguments):
         (["doctor", "deepseek-v3", "--tokens", "1k", "--pp", "99"], "--pp is 99; expected"),
         (["doctor", "deepseek-v3", "--tokens", "1k", "--tolerance", "nan"], "--tolerance is nan; expected"),
         (["cache", "deepseek-v3", "--tokens", "9" * 13], "expected a positive number of at most 12 digits"),
+        (["cache", "deepseek-v3", "--tokens", HUGE], "999...999"),
+        (["cache", "twice.json"], "twice.json is not valid JSON: 'num_hidden_layers' is given twice"),
+        (["cache", "twice-within.json"], "twice-within.json is not valid JSON: 'head_dim' is given twice"),
+        (
+            ["doctor", "deepseek-v3", "--tokens", "1k", "--observed", "7,38 GiB"],
+            "--observed is '7,38 GiB'; expected a size with a unit, such as 7.4 GiB",
+        ),
         (
             ["generate", "good.json", "--prompt", "a"],
             "good.json is no folder; expected a checkpoint: config.json beside",
@@ -414,6 +425,34 @@ def test_a_closed_stdin_is_one_line():
     result = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "mla-edu: model is '-', but stdin is closed; expected a config.json through a pipe\n"
+
+
+def test_ctrl_c_is_one_line_from_the_first_import_on():
+    code = """
+import builtins, runpy, sys
+plain = builtins.__import__
+def interrupted(name, *arguments):
+    if name == "pydantic":  # a library that takes a while
+        raise KeyboardInterrupt
+    return plain(name, *arguments)
+builtins.__import__ = interrupted
+sys.argv = ["mla-edu", "models"]
+from mla_edu.__main__ import _main
+_main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "mla-edu: interrupted\n")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"mla-edu": "mla_edu.__main__:_main"}
+
+
+def test_ctrl_c_in_a_command_is_one_line(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mla_edu.cli.list_models", interrupt)
+    result = run("models")
+    assert (result.exit_code, result.stdout, result.stderr.strip()) == (130, "", "mla-edu: interrupted")
 
 
 def test_a_home_that_is_not_known_is_one_line(monkeypatch):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import mla_edu.train.run as run_module
@@ -45,13 +47,13 @@ def train(*arguments):
     return CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["train", *map(str, arguments)])
 
 
-def test_a_tenth_of_the_steps_is_a_line_where_there_is_no_terminal(tmp_path, file):
+def test_the_first_step_and_each_tenth_of_them_is_a_line_where_there_is_no_terminal(tmp_path, file):
     result = train(file, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     *lines, last = result.output.splitlines()
     assert [
         re.match(r"step (\d+) of 20: [\d.]+ bits per byte, [\d,]+ tokens a second$", line)[1] for line in lines
-    ] == [str(step) for step in range(2, 21, 2)]
+    ] == [str(step) for step in (1, *range(2, 21, 2))]
     assert last.startswith(f"{tmp_path / 'run' / 'model-20'} (llama): ")
 
 
@@ -118,6 +120,21 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path, file, content, message):
 )
 def test_bad_options_are_one_line(tmp_path, file, arguments, message):
     check_refused(train(file, "--out", tmp_path / "run", *arguments), message, tmp_path)
+
+
+@pytest.mark.parametrize("full", ["state.partial", "model.safetensors"])
+def test_a_full_disk_is_one_line(tmp_path, file, monkeypatch, full):
+    """Of which safetensors tells in an error of its own."""
+
+    def write(tensors, path, metadata):
+        if Path(path).name == full:
+            raise SafetensorError("I/O error: No space left on device")
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr("safetensors.torch.save_file", write)
+    result = train(file, "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.exception
+    assert f"{full} cannot be written: I/O error: No space left" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_a_folder_or_nothing_is_no_file(tmp_path):

@@ -19,6 +19,7 @@ from mla_edu.cli.show import new_console, new_table, say
 from mla_edu.registry import get_model, list_models
 from mla_edu.words import size
 
+INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]  # of click, or of the copy of it that typer brings
 
 
@@ -32,7 +33,7 @@ class _Commands(typer.core.TyperGroup):
         try:
             status = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:
-            status = 130
+            status = INTERRUPTED
         except _UsageError as error:
             status = 2
             say(error.format_message())
@@ -42,6 +43,8 @@ class _Commands(typer.core.TyperGroup):
         except MemoryError:
             status = 2
             say("there is not enough memory for that")
+        if status == INTERRUPTED:  # as typer says it, too
+            say("interrupted")
         sys.exit(status)
 
 
@@ -60,7 +63,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=__doc__.replace("`", ""), invoke_without_command=True)
+@app.callback(help=(__doc__ or "").replace("`", ""), invoke_without_command=True)
 def _about(
     context: typer.Context,
     _show: Annotated[

@@ -1,5 +1,5 @@
 """``python -m mla_edu.cli``."""
 
-from mla_edu.cli import app
+from mla_edu.__main__ import _main
 
-app(prog_name="mla-edu")
+_main()

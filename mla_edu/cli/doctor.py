@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mla_edu import cost
 from mla_edu import doctor as doctors
-from mla_edu.cli.cache import Context, Data, Experts, Gpus, Pipeline, Tensor, naming_options, read_layout
+from mla_edu.cli.cache import Context, Data, Experts, Pipeline, Tensor, naming_options, read_layout
 from mla_edu.cli.named import model_of
 from mla_edu.cli.show import new_console, new_table
 from mla_edu.words import parse_count
@@ -27,7 +27,7 @@ def doctor(
     tokens: Annotated[str | None, typer.Option(help="Tokens per sequence: 4096, 128k, 1m; else the log's.")] = None,
     batch: Annotated[str, typer.Option(help="Sequences.")] = "1",
     dtype: Annotated[str, typer.Option(help=f"Cache format: fp32, fp16, bf16, fp8, {', '.join(cost.ROWS)}.")] = "bf16",
-    gpus: Gpus = None,
+    gpus: Annotated[str | None, typer.Option(help="GPUs: what the layout multiplies to; without one, 1.")] = None,
     tp: Tensor = None,
     dp: Data = None,
     cp: Context = None,

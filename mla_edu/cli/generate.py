@@ -1,9 +1,11 @@
 """``mla-edu generate``: one prompt or many through an engine. Nothing heavy is imported before the command runs."""
 
 import json
+import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -39,6 +41,8 @@ def generate(
     """Let the model in a folder write on, and say what that took."""
     if (prompt is None) == (prompts is None):
         raise ValueError("expected --prompt or --prompts, one of the two")
+    if prompt == "":
+        raise ValueError("--prompt is ''; expected how the text begins")
     check_folder("folder", folder, "a checkpoint: config.json beside safetensors files")
     need_torch()
     from mla_edu.cache.table import MOST
@@ -47,7 +51,16 @@ def generate(
     from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
     from mla_edu.serving.prompts import read_prompts
 
-    params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    values: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    try:
+        params = SamplingParams(**values)
+    except ValueError as error:
+        raise ValueError(_naming_options(str(error), values)) from None
     asked = read_prompts(prompts, params) if prompts else []
     chosen = chosen_device(device)
     if (folder / "state.safetensors").is_file():
@@ -88,6 +101,14 @@ def generate(
             json.dumps({"prompt": one.prompt, "text": "".join(map(letters, request.output))}, ensure_ascii=False)
         )
     new_console().print(_table(engine, requests, seconds))
+
+
+def _naming_options(text: str, names: Iterable[str]) -> str:
+    """An error about a request's parameters, with the options that they came from."""
+    text = text.removeprefix("SamplingParams: ")
+    for name in names:
+        text = re.sub(rf"(^|; ){name} is ", rf"\1--{name.replace('_', '-')} is ", text)
+    return text
 
 
 def _stream(engine: "Engine", text: "Tokens") -> None:

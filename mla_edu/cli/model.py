@@ -61,7 +61,7 @@ def _say_threads(threads: int, seconds: dict[int, float]) -> None:
 
 @contextmanager
 def _progress(num_steps: int) -> Iterator[Callable[[int, str], None]]:
-    """One live line on a terminal; elsewhere, and in a notebook, a line for each tenth of the steps."""
+    """One live line on a terminal; elsewhere, and in a notebook, a line for the first step and each tenth of them."""
     if is_terminal("stdout"):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -72,7 +72,7 @@ def _progress(num_steps: int) -> Iterator[Callable[[int, str], None]]:
         return
 
     def show(step: int, words: str) -> None:
-        if 10 * step // num_steps > 10 * (step - 1) // num_steps:
+        if step == 1 or 10 * step // num_steps > 10 * (step - 1) // num_steps:
             typer.echo(f"step {step} of {num_steps}: {words}")
 
     yield show

@@ -27,6 +27,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 import mla_edu
+from mla_edu.validation import shown
 
 Network = Literal["gloo", "nccl"]
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
@@ -172,7 +173,9 @@ def connect(timeout: float = 60.0, network: Network | None = None) -> Iterator[R
     for name in ENVIRONMENT:
         if name not in os.environ:
             raise ValueError(f"{name} is not in the environment; expected torchrun to start this process")
-    rank, size = (int(os.environ[name]) for name in ENVIRONMENT[:2])
+    size = _whole("WORLD_SIZE", 1)
+    rank = _whole("RANK", 0, size - 1)
+    _whole("MASTER_PORT", 0, 2**16 - 1)
     has_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if network == "nccl" and not has_gpus:
         raise ValueError(f"network is 'nccl'; expected a GPU for each rank, {torch.cuda.device_count()} are there")
@@ -192,3 +195,14 @@ def connect(timeout: float = 60.0, network: Network | None = None) -> Iterator[R
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def _whole(name: str, lowest: int, highest: int = 2**31 - 1) -> int:
+    """A number that torchrun writes into the environment."""
+    text = os.environ[name]
+    number = int(text) if re.fullmatch(r"\d{1,10}", text, flags=re.ASCII) else -1
+    if not lowest <= number <= highest:
+        raise ValueError(
+            f"{name} in the environment is {shown(text)}; expected {lowest} to {highest}, as torchrun says"
+        )
+    return number

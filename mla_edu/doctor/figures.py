@@ -12,7 +12,7 @@ UNITS = {"b": 1, "bytes": 1} | {
     for power, prefix in enumerate("kmgt")
     for infix, base in (("", 1000), ("i", 1024))
 }
-_SIZE = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def parse_figure(text: str, name: str = "observed") -> Figure:
         name: what the error calls it.
 
     Raises:
-        ValueError: no number, a unit that is none, or nothing.
+        ValueError: no number, a comma that parts no thousands, a unit that is none, or nothing.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = match and UNITS.get(match[2].casefold())

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mla_edu.hf.families import refusal
 from mla_edu.hf.show import DIGITS, check_sane, shown
-from mla_edu.validation import kind_of, load_yaml, open_file, readable
+from mla_edu.validation import each_once, kind_of, load_yaml, open_file, readable
 
 CONFIG_BYTES = 16 * 2**20  # of a config.json, at most; published ones are a tenth of that,
 INDEX_BYTES = 256 * 2**20  # and of an index of weights
@@ -189,7 +189,7 @@ def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
     """The JSON object in a text; ``where`` it is from, for the error that says what it holds instead."""
     found: object = None
     try:
-        found = json.loads(text, parse_int=_integer)
+        found = json.loads(text, parse_int=_integer, object_pairs_hook=each_once)
     except RecursionError:
         raise ValueError(f"{where} is not valid JSON: nested too deep") from None
     except UnicodeDecodeError:

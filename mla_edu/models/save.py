@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
@@ -36,7 +38,7 @@ def save_model(model: Decoder, folder: str | Path) -> str:
         ImportError: ``safetensors`` is not installed.
     """
     try:
-        from safetensors.torch import save_file
+        import safetensors  # noqa: F401
     except ImportError:
         raise ImportError("save_model needs safetensors: pip install 'mla-edu[hf]'") from None
     if not isinstance(model, Decoder):
@@ -64,7 +66,8 @@ def save_model(model: Decoder, folder: str | Path) -> str:
         places: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-            save_file({name: tensor.contiguous() for name, tensor in shard.items()}, half_done / file, {"format": "pt"})
+            whole = {name: tensor.contiguous() for name, tensor in shard.items()}
+            write_tensors(whole, half_done / file, {"format": "pt"})
             places |= dict.fromkeys(shard, file)
         if len(shards) > 1:
             size = sum(tensor.nbytes for tensor in tensors.values())
@@ -156,3 +159,18 @@ def _deepseek(config: ModelConfig, mla: MLAConfig) -> dict[str, Any] | None:
         "rope_parameters": rope,
         "num_nextn_predict_layers": config.num_mtp_layers,
     }
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: it cannot be written: the disk is full, say, for which safetensors has an error of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from mla_edu.serving.request import SamplingParams
-from mla_edu.validation import read_text
+from mla_edu.validation import each_once, read_text
 
 
 class Prompt(SamplingParams):
@@ -33,7 +33,9 @@ def read_prompts(path: str | Path, params: SamplingParams) -> list[Prompt]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line) if Path(path).suffix == ".jsonl" else {"prompt": line}
+            values = (
+                json.loads(line, object_pairs_hook=each_once) if Path(path).suffix == ".jsonl" else {"prompt": line}
+            )
             if not isinstance(values, dict):
                 raise ValueError(f'{line[:40]!r} is no object; expected one such as {{"prompt": "def "}}')
             found.append(Prompt(**shared | values))

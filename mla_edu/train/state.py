@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mla_edu.models.save import write_tensors
 from mla_edu.validation import check_integer, readable
 
 STATE = "state.safetensors"
@@ -73,9 +74,10 @@ def save_state(
 
     The file is written beside the old one, brought to the disk and then renamed: a crash at any moment leaves one of
     the two.
-    """
-    from safetensors.torch import save_file
 
+    Raises:
+        OSError: it cannot be written.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for kind, optimizer in optimizers.items():
@@ -83,7 +85,7 @@ def save_state(
             tensors |= {f"{kind}.{names[parameter]}.{key}": tensor for key, tensor in remembered.items()}
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     beside = path.with_suffix(PARTIAL)
-    save_file(whole, beside, {"facts": json.dumps(facts)})
+    write_tensors(whole, beside, {"facts": json.dumps(facts)})
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)

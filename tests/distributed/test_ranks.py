@@ -164,3 +164,14 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="network is 'nccl'; expected a GPU for each rank"), connect(network="nccl"):
         pytest.fail("it has connected")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RANK", "x"), ("RANK", "2"), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("MASTER_PORT", "http")]
+)
+def test_what_torchrun_never_writes_is_refused_before_anybody_is_met(monkeypatch, name, value):
+    there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", name: value}
+    for each, text in there.items():
+        monkeypatch.setenv(each, text)
+    with pytest.raises(ValueError, match=f"{name} in the environment is '{value}'; expected"), connect(timeout=1):
+        pass

@@ -36,7 +36,21 @@ def test_sizes(text, num_bytes, rounding):
 
 
 @pytest.mark.parametrize(
-    "text", ["7.4", "7.4 GiBs", "GiB", "-7 GiB", "0 GiB", "0.00 MiB", "7,4,x GiB", "1e3 MB", "٣ GB", ""]
+    "text",
+    [
+        "7.4",
+        "7.4 GiBs",
+        "GiB",
+        "-7 GiB",
+        "0 GiB",
+        "0.00 MiB",
+        "7,4,x GiB",
+        "7,38 GiB",
+        "1,1666 MiB",
+        "1e3 MB",
+        "٣ GB",
+        "",
+    ],
 )
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="--observed is .*; expected"):

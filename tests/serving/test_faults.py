@@ -256,6 +256,8 @@ def test_a_bad_prompt_is_one_clear_error_and_changes_nothing(prompt, params, mes
         ({"seed": -1}, "seed is -1"),
         ({"stop_tokens": (1, -2)}, "-2"),
         ({"max_tokens": 3}, "max_tokens is 3; no such name; did you mean max_new_tokens"),
+        ({"stop": (3,)}, r"stop is \(3,\); no such name; did you mean stop_tokens"),
+        ({"temp": 1.0}, "temp is 1.0; no such name; did you mean temperature"),
     ],
 )
 def test_bad_parameters_are_one_clear_error(values, message):
