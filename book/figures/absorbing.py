@@ -41,15 +41,15 @@ def stages(config: MLAConfig) -> list[dict[str, object]]:
     mean = attention_macs_per_score(one, "expanded") - score
     latent = attention_macs_per_score(one, "absorbed") - one.elements_per_token
     told = [
-        ("expanded", up_k, True, "Each latent goes through W_UK and becomes a key"),
+        ("expanded", up_k, True, "Each latent goes through Wᵁᴷ and becomes a key"),
         ("expanded", score, True, "The query meets each key: a score"),
-        ("expanded", up_v, True, "Each latent goes through W_UV and becomes a value"),
+        ("expanded", up_v, True, "Each latent goes through Wᵁⱽ and becomes a value"),
         ("expanded", mean, True, "Each value is added, with its weight, to the output"),
         ("absorbed", 0, True, "Both matrices move to the new token"),
-        ("absorbed", up_k, False, "The one query goes through W_UK, transposed"),
+        ("absorbed", up_k, False, "The one query goes through Wᵁᴷ, transposed"),
         ("absorbed", one.elements_per_token, True, "It meets the cache as it lies"),
         ("absorbed", latent, True, "Each latent is added, with its weight, to a mean"),
-        ("absorbed", up_v, False, "The one mean goes through W_UV"),
+        ("absorbed", up_v, False, "The one mean goes through Wᵁⱽ"),
     ]
     names = ("mode", "macs", "each", "words")
     return [dict(zip(names, stage, strict=True)) for stage in told]

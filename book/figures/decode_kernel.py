@@ -254,8 +254,8 @@ def merge_of_two():
             outlined(140, y, 36, high, "neutral"),
             centred(158, y + 15, str(each)),
             arrow([(178, y + 10), (204, y + 10)]),
-            text(210, y + 15, "{2}"),
-            text(218, y + 9, f"{each} − {largest}", font_size=10.8),
+            text(210, y + 15, "2"),
+            text(217.5, y + 9, f"{each}\u2009−\u2009{largest}", font_size=10.8),
             text(250, y + 15, f"= {weight:g}"),
         ]
     y = first + 2 * pitch
