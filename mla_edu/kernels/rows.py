@@ -119,12 +119,15 @@ def find_rows(
     """
     o_n = n + tl.arange(0, BLOCK_N)
     o_place = o_n % PAGE_SIZE
-    if PAGE_SIZE % BLOCK_N == 0:  # the whole tile is in one page
+    if PAGE_SIZE % BLOCK_N == 0:  # the whole tile is in one page: its place there is one number, and so is the page's
+        o_place = n % PAGE_SIZE + tl.arange(0, BLOCK_N)
         page = tl.load(p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp, mask=n < end, other=0)
-    elif KEEP and BLOCK_N % PAGE_SIZE == 0:
+    elif BLOCK_N % PAGE_SIZE == 0:
         p_first = p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp
-        o_page, o_place = tl.arange(0, BLOCK_N) // PAGE_SIZE, tl.arange(0, BLOCK_N) % PAGE_SIZE
+        o_page = tl.arange(0, BLOCK_N) // PAGE_SIZE
         page = tl.load(p_first + o_page.to(tl.int64) * stride_tp, mask=m_n, other=0)  # [N]
+        if KEEP:
+            o_place = tl.arange(0, BLOCK_N) % PAGE_SIZE
     else:
         page = tl.load(p_table + (o_n // PAGE_SIZE).to(tl.int64) * stride_tp, mask=m_n, other=0)  # [N]
     return p_kv + page.to(tl.int64) * stride_kp + o_place.to(tl.int64) * stride_kn

@@ -35,6 +35,13 @@ MISTAKES = {
         "tl.arange(0, BLOCK_N) % PAGE_SIZE",
         "tl.arange(0, BLOCK_N)",
     ),
+    "every tile begins at the front of its page": (ROWS, "o_place = n % PAGE_SIZE + ", "o_place = "),
+    "a tile goes on past the end of its page": (ROWS, "o_place = n % PAGE_SIZE + ", "o_place = n + "),
+    "a tile is looked for in the page of the one before": (
+        ROWS,
+        "tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp, mask",
+        "tl.cast(tl.maximum(n - BLOCK_N, 0) // PAGE_SIZE, tl.int64) * stride_tp, mask",
+    ),
     "a tile of whole pages has only its first": (ROWS, "o_page.to(tl.int64) * stride_tp", "0 * o_page"),
     "the page is not looked up": (
         ROWS,
@@ -259,3 +266,24 @@ def test_mistake_is_caught(tmp_path, mistake, far_apart, gpu_maximum):
     broken = copy_of_kernels(tmp_path, *MISTAKES[mistake])
     with pytest.raises(AssertionError, match="is off by|in the wrong places|cosine"):
         battery(broken, far_apart)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "page_size", "block_n"),
+    [
+        ("every tile begins at the front of its page", 64, 32),
+        ("every tile begins at the front of its page", 128, 32),
+        ("every tile begins at the front of its page", 128, 64),
+        ("a tile goes on past the end of its page", 64, 64),
+        ("a tile goes on past the end of its page", 128, 64),
+        ("a tile is looked for in the page of the one before", 64, 64),
+        ("a tile is looked for in the page of the one before", 128, 64),
+    ],
+)
+def test_a_wrong_place_is_caught_whatever_part_of_a_page_a_tile_is(tmp_path, mistake, page_size, block_n, gpu_maximum):
+    problem = random_problem([page_size + 75], num_heads=5, page_size=page_size, dtype="fp32", **SMALL)
+    tiles = Tiles(16, block_n, 8, 2)
+    check_answer(launch.decode(*problem.tensors, **problem.options, tiles=tiles), problem.expected())
+    broken = copy_of_kernels(tmp_path, *MISTAKES[mistake])
+    with pytest.raises(AssertionError, match="is off by|in the wrong places|cosine"):
+        check_answer(broken.decode(*problem.tensors, **problem.options, tiles=tiles), problem.expected())

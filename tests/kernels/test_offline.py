@@ -24,7 +24,7 @@ CASES = pytest.mark.parametrize("case", FIGURES, ids=lambda case: "-".join(map(s
 INSTRUCTIONS = {"fma": None, "mma": "HMMA", "wgmma": "HGMMA", "tcgen05": "UTCHMMA", "mfma": "MFMA"}
 
 
-SPILLS = {("sm_90", "bf16", heads, 1, 16) for heads in (64, 128)}  # two registers
+SPILLS = {("sm_90", "bf16", 128, 1, 16)}  # two registers
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +117,10 @@ def test_useful_tensor_work_is_known(reports, heads, share):
     assert reports["sm_90", "bf16", heads, 1, 64].useful_share == pytest.approx(share)
 
 
-# What an H100 reached of the prediction, by dtype and heads: as the docstring of ``forecast`` says.
+# What an earlier form reached on an H100 of the prediction for today's, by dtype and heads: as the docstring of
+# ``forecast`` says.
 REACHED = {
-    ("bf16", 16): 0.8, ("bf16", 32): 0.8, ("bf16", 64): 1.05, ("bf16", 128): 0.95,
+    ("bf16", 16): 0.8, ("bf16", 32): 0.75, ("bf16", 64): 1.0, ("bf16", 128): 0.9,
     ("fp8_mla", 16): 0.7, ("fp8_mla", 128): 0.55,
 }  # fmt: skip
 
@@ -133,7 +134,7 @@ def test_predictions_miss_what_was_measured_by_what_is_stated(reports, dtype, he
     reached = measured.tflop_per_s * 1e12 / get_gpu("h100").flops["bf16"] / forecast(report, "h100").of_product
     assert reached == pytest.approx(REACHED[dtype, heads], abs=0.06)
     slower = measured.microseconds / 1e6 / predict_seconds(report, "h100", step.batch, step.context)
-    assert 0.85 < slower < (1.7 if dtype == "fp8_mla" else 1.25)
+    assert 0.85 < slower < (1.7 if dtype == "fp8_mla" else 1.3)
 
 
 def test_a_step_of_one_long_sequence_took_longer_than_predicted(reports):
