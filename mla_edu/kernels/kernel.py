@@ -55,7 +55,7 @@ def find_unseen(
     for n in range(tl.maximum(start, seq_len - S_Q + 1) // 16 * 16, end, 16):
         o_n = n + tl.arange(0, 16)
         m_n = (o_n >= start) & (o_n > seq_len - S_Q) & (o_n < end)
-        p_rows = find_rows(p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, 16, False)
+        p_rows = find_rows(p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, 16, False, True)
         b_kv = load_rows(p_rows, m_n, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)
         b_zero = tl.zeros([16], tl.float32)
         for i in tl.static_range(len(b_kv)):
@@ -73,7 +73,7 @@ def find_unseen(
 def attend_tile(
     n, b_q, b_next, b_acc, b_max, b_sum, p_kv, p_table, scale, end, o_last, stride_kp, stride_kn, stride_kd, stride_tp,
     RANK: tl.constexpr, ROPE: tl.constexpr, PAGE_SIZE: tl.constexpr, MASKED: tl.constexpr, AHEAD: tl.constexpr,
-    FP8: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
+    FP8: tl.constexpr, CONVERT: tl.constexpr, UPCAST: tl.constexpr, HOIST: tl.constexpr, NUM_CHUNKS: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Queries over the tile at token n, which is ``b_next`` if AHEAD: then the tile after it is loaded, and returned.
@@ -89,7 +89,8 @@ def attend_tile(
     n_load = n + BLOCK_N if AHEAD else n
     m_load = n_load + tl.arange(0, BLOCK_N) < end
     p_rows = find_rows(
-        p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N, BLOCK_H < 64
+        p_kv, p_table, n_load, m_load, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N, BLOCK_H < 64,
+        HOIST == 2,
     )  # fmt: skip
     b_load = load_rows(p_rows, m_load, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)  # [N, C]
     b_rows = b_next if AHEAD else b_load
@@ -138,21 +139,23 @@ def attend_tiles(
     b_next = ()
     if AHEAD:
         m_n = start + tl.arange(0, BLOCK_N) < end
-        p_rows = find_rows(p_kv, p_table, start, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N, True)
+        p_rows = find_rows(
+            p_kv, p_table, start, m_n, end, stride_tp, stride_kp, stride_kn, PAGE_SIZE, BLOCK_N, True, HOIST == 2
+        )  # fmt: skip
         b_next = load_rows(p_rows, m_n, stride_kd, RANK, ROPE, FP8, NUM_CHUNKS, BLOCK_C, BLOCK_R)
-    if HOIST:
+    if HOIST > 0:
         for n in range(start, end, BLOCK_N):
             b_next, b_acc, b_max, b_sum = attend_tile(
                 n, b_q, b_next, b_acc, b_max, b_sum, p_kv, p_table, scale, end, o_last,
                 stride_kp, stride_kn, stride_kd, stride_tp, RANK, ROPE, PAGE_SIZE, MASKED, AHEAD, FP8, CONVERT, UPCAST,
-                NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+                HOIST, NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
             )  # fmt: skip
     else:  # what is the same for all tiles is computed for each again, for want of registers to keep it in
         for n in tl.range(start, end, BLOCK_N, disable_licm=True):
             b_next, b_acc, b_max, b_sum = attend_tile(
                 n, b_q, b_next, b_acc, b_max, b_sum, p_kv, p_table, scale, end, o_last,
                 stride_kp, stride_kn, stride_kd, stride_tp, RANK, ROPE, PAGE_SIZE, MASKED, AHEAD, FP8, CONVERT, UPCAST,
-                NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
+                HOIST, NUM_CHUNKS, BLOCK_H, BLOCK_N, BLOCK_C, BLOCK_R,
             )  # fmt: skip
     return b_acc, b_max, b_sum
 

@@ -17,7 +17,8 @@ INTERPRETED = not isinstance(attend, triton.runtime.JITFunction)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "fp8_mla"}
 TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])
 # Versions from which on Triton shares stages out between a tile and the number of its page, and keeps in registers
-# where all that a wgmma reads lies: from 64 rows on there are none to spare for that.
+# where all that a wgmma reads lies. Then from 64 rows on there are none to spare for what is the same of all tiles, and
+# from 32 on none for what is the same of those that lie in one page: HOIST is 0, 1 or 2.
 SHARES_STAGES, KEEPS_ADDRESSES = (3, 5), (3, 8)
 MAX_TOKENS = 2**30  # that a row of the block table can hold: tokens are counted in 32 bits
 
@@ -132,7 +133,7 @@ def attend_arguments(
         "NUM_SLOTS": plan.num_slots,
         "CONVERT": plan.converts_fp8,
         "UPCAST": INTERPRETED,
-        "HOIST": TRITON < KEEPS_ADDRESSES or tiles.block_h < 64,
+        "HOIST": 2 if TRITON < KEEPS_ADDRESSES else (tiles.block_h < 32) + (tiles.block_h < 64),
         "NUM_CHUNKS": tiles.num_chunks,
         "BLOCK_H": tiles.block_h,
         "BLOCK_N": tiles.block_n,

@@ -111,16 +111,18 @@ def own_part(
 @triton.jit
 def find_rows(
     p_kv, p_table, n, m_n, end, stride_tp, stride_kp, stride_kn,
-    PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, KEEP: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, KEEP: tl.constexpr, ONE_PLACE: tl.constexpr,
 ):  # fmt: skip
     """Where the cache rows of the tile at token n begin: their page through the block table, then their place in it.
 
-    n is a multiple of BLOCK_N. If KEEP, there are registers for what is the same of every tile that is of whole pages.
+    n is a multiple of BLOCK_N. If KEEP, there are registers for what is the same of every tile that is of whole pages,
+    and if ONE_PLACE, of every tile that lies in one page.
     """
     o_n = n + tl.arange(0, BLOCK_N)
     o_place = o_n % PAGE_SIZE
-    if PAGE_SIZE % BLOCK_N == 0:  # the whole tile is in one page: its place there is one number, and so is the page's
-        o_place = n % PAGE_SIZE + tl.arange(0, BLOCK_N)
+    if PAGE_SIZE % BLOCK_N == 0:  # the whole tile is in one page
+        if ONE_PLACE:
+            o_place = n % PAGE_SIZE + tl.arange(0, BLOCK_N)
         page = tl.load(p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp, mask=n < end, other=0)
     elif BLOCK_N % PAGE_SIZE == 0:
         p_first = p_table + tl.cast(n // PAGE_SIZE, tl.int64) * stride_tp
