@@ -35,10 +35,12 @@ def num_local(length: Any, rank: int, size: int) -> Any:
         TypeError: ``length`` is neither an integer nor a tensor of integers.
         ValueError: ``size`` is no positive integer, or ``rank`` none below it.
     """
-    is_tensor = isinstance(length, Tensor)
-    counted = is_tensor and length.dtype != torch.bool and not (length.is_floating_point() or length.is_complex())
-    if not counted and (isinstance(length, bool) or not isinstance(length, int)):
-        found = f"a tensor of {length.dtype}" if is_tensor else shown(length)
+    if isinstance(length, Tensor):
+        counts = length.dtype != torch.bool and not (length.is_floating_point() or length.is_complex())
+    else:
+        counts = isinstance(length, int) and not isinstance(length, bool)
+    if not counts:
+        found = f"a tensor of {length.dtype}" if isinstance(length, Tensor) else shown(length)
         raise TypeError(f"length is {found}; expected an integer, or a tensor of integers")
     check_integer("size", size)
     check_integer("rank", rank, 0, size - 1)
