@@ -90,7 +90,7 @@ def test_a_file_of_prompts_is_answered_in_its_order(folder, options, tmp_path):
         (["--prompt", "a", "--max-new-tokens", "0"], "mla-edu: --max-new-tokens is 0; expected greater than 0"),
         (["--prompt", "a", "--max-new-tokens", "-1"], "--max-new-tokens is -1; expected greater than 0"),
         (["--prompt", "a", "--speculate", "luck"], "--speculate"),
-        (["--prompt", "a", "--speculate", "mtp"], "mtp is True; expected a module for further tokens in"),
+        (["--prompt", "a", "--speculate", "mtp"], "mla-edu: --speculate is 'mtp'; expected a module for further"),
         (["--prompt", "a", "--temperature", "inf"], "--temperature is inf; expected a finite number"),
         (["--prompt", "a", "--seed", "-1"], "seed is -1; expected greater than or equal to 0"),
         (["--prompt", "a", "--seed", str(2**63)], f"seed is {2**63}; expected less than"),
@@ -107,6 +107,15 @@ def test_bad_input_is_one_line(folder, arguments, message, monkeypatch):
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_too_many_new_tokens_are_refused_before_a_model_is_loaded(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("mla_edu.models.load_model", lambda *arguments, **options: pytest.fail("it is loaded"))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n' * 2)
+    for given, count in ((("--prompt", "a"), 2**31), (("--prompts", tmp_path / "prompts.jsonl"), 2**30)):
+        result = run(folder[0], *given, "--max-new-tokens", count)
+        assert result.exit_code == 2
+        assert result.stderr == f"mla-edu: --max-new-tokens is {count}; expected a cache for which there is memory\n"
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):

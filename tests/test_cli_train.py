@@ -112,6 +112,7 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path, file, content, message):
     [
         (["--steps", "0"], "--steps"),
         (["--steps", "many"], "--steps"),
+        (["--steps", str(10**20)], f"mla-edu: --steps is {10**20}; expected less than or equal to"),
         (["--device", "cuda:77"], "--device is 'cuda:77'; expected one that is there"),
         (["--device", ""], "--device is ''; expected one that is there"),
         (["--device", "meta"], "--device is 'meta'; expected one that is there"),

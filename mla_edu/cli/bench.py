@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mla_edu.cli.show import new_console, telling, working
+from mla_edu.cli.show import naming_options, new_console, telling, working
 from mla_edu.validation import read_text
 from mla_edu.words import parse_count
 
@@ -211,7 +211,7 @@ def bench_serving(
     from mla_edu.bench.report import print_serving_report
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with working("measuring the engine"):
+    with working("measuring the engine"), naming_options({"rounds": "--rounds"}):
         found = serving.run(toy=toy, rounds=rounds, device=device)
     console = new_console(120, soft_wrap=True)
     print_serving_report(found, console)
@@ -233,7 +233,7 @@ def bench_distributed(
     from mla_edu.bench import distributed
     from mla_edu.bench.report import print_distributed_report
 
-    with working(f"measuring on {ranks} ranks"):
+    with working(f"measuring on {ranks} ranks"), naming_options({"ranks": "--ranks", "rounds": "--rounds"}):
         found = distributed.run(sizes, toy=toy, rounds=rounds)
     console = new_console(120, soft_wrap=True)
     print_distributed_report(found, console)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +9,7 @@ from rich.console import Console
 
 from mla_edu import cost
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import new_console, new_table, say
+from mla_edu.cli.show import naming_options, new_console, new_table, say
 from mla_edu.hf import ModelSpec, WeightFormat
 from mla_edu.registry import GPUSpec, get_gpu
 from mla_edu.words import parse_count, parse_parameters, size
@@ -26,23 +24,12 @@ OPTIONS = {
     "context": "--cp",
     "pipeline": "--pp",
     "experts": "--ep",
+    "tensor x context": "--tp x --cp",
     "tensor x data x context x pipeline": "--tp x --dp x --cp x --pp",
     "tolerance": "--tolerance",
 }
 Ways = dict[str, cost.Parallelism]
 Row = dict[str, Any]
-
-
-@contextmanager
-def naming_options() -> Iterator[None]:
-    """An error about an argument of the cost model names the option that it came from."""
-    try:
-        yield
-    except ValueError as error:
-        name, _, rest = str(error).partition(" is ")
-        if name not in OPTIONS:
-            raise
-        raise ValueError(f"{OPTIONS[name]} is {rest}") from None
 
 
 def read_layout(
@@ -105,13 +92,13 @@ def cache(
     """
     num_tokens, batch_size = parse_count(tokens, "--tokens"), parse_count(batch, "--batch")
     card = None if gpu is None else get_gpu(gpu)
-    with naming_options():
+    with naming_options(OPTIONS):
         cached = cost.cache_format(dtype)
         weights = None if weights_dtype is None else cost.weight_format(weights_dtype)
         num_gpus, layout = read_layout(gpus, tp, dp, cp, pp, ep)
     num_parameters = None if parameters is None else parse_parameters(parameters, "--parameters")
 
-    @naming_options()
+    @naming_options(OPTIONS)
     def row_of(spec: ModelSpec) -> Row:
         spec = _with_parameters(spec, num_parameters, weights)
         if layout is not None:

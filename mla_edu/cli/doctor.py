@@ -10,9 +10,9 @@ from rich.console import Console
 
 from mla_edu import cost
 from mla_edu import doctor as doctors
-from mla_edu.cli.cache import Context, Data, Experts, Pipeline, Tensor, naming_options, read_layout
+from mla_edu.cli.cache import OPTIONS, Context, Data, Experts, Pipeline, Tensor, read_layout
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import new_console, new_table
+from mla_edu.cli.show import naming_options, new_console, new_table
 from mla_edu.words import parse_count
 
 
@@ -52,13 +52,13 @@ def doctor(
     if num_tokens is None:
         where = f"{log} does not say for how many tokens; " if log else ""
         raise ValueError(f"{where}--tokens is missing; expected those that the cache holds, such as 8192")
-    with naming_options():
+    with naming_options(OPTIONS):
         cached = cost.cache_format(dtype)
         num_gpus, layout = read_layout(gpus, tp, dp, cp, pp, ep)
     if layout is None and num_gpus not in (None, 1):
         raise ValueError(f"--gpus is {num_gpus} without a layout; expected --tp, --dp or --cp beside it")
     spec, batch_size = model_of(model), parse_count(batch, "--batch")
-    with naming_options():
+    with naming_options(OPTIONS):
         found = doctors.diagnose(spec, num_tokens, figure, layout, batch_size, cached, tolerance)
     if as_json:
         typer.echo(json.dumps(_record(found, reading), indent=2))

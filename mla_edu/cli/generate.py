@@ -1,11 +1,10 @@
 """``mla-edu generate``: one prompt or many through an engine. Nothing heavy is imported before the command runs."""
 
 import json
-import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
-from mla_edu.cli.show import new_console, working
+from mla_edu.cli.show import naming_options, new_console, working
 from mla_edu.validation import check_folder
 from mla_edu.words import digits, size
 
@@ -23,6 +22,13 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 64
 MOST_AT_ONCE = 32  # requests for whom there are pages; the others wait
+# What the arguments of a request are called on the command line.
+OPTIONS = {
+    "max_new_tokens": "--max-new-tokens",
+    "temperature": "--temperature",
+    "top_p": "--top-p",
+    "seed": "--seed",
+}
 
 
 def generate(
@@ -51,28 +57,22 @@ def generate(
     from mla_edu.serving import Engine, MTPDrafter, NGramDrafter, SamplingParams
     from mla_edu.serving.prompts import read_prompts
 
-    values: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    try:
-        params = SamplingParams(**values)
-    except ValueError as error:
-        raise ValueError(_naming_options(str(error), values)) from None
+    with naming_options(OPTIONS):
+        params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     asked = read_prompts(prompts, params) if prompts else []
+    new_tokens = [one.max_new_tokens for one in asked] or [max_new_tokens]
+    no_memory = f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory"
+    if _pages(new_tokens) * PAGE_SIZE > MOST:
+        raise ValueError(no_memory)
     chosen = chosen_device(device)
     if (folder / "state.safetensors").is_file():
         raise ValueError(f"{folder} is the folder of a training run; expected a model, such as its model-N")
-    with working(f"loading {folder}"):
+    with working(f"loading {folder}"), naming_options({"mtp is True": "--speculate is 'mtp'"}):
         model = load_model(folder, device=chosen, mtp=speculate == "mtp")
     text = Tokens(folder, model.config.vocab_size)
     stops = {"stop_tokens": tuple(sorted(text.stop_tokens))}
     known = [(text.encode(prompt), params)] if prompt is not None else [(text.encode(one.prompt), one) for one in asked]
-    pages = sorted(-(-(len(tokens) + one.max_new_tokens) // PAGE_SIZE) for tokens, one in known)
-    num_pages = sum(pages[-MOST_AT_ONCE:])
-    no_memory = f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory"
+    num_pages = _pages(len(tokens) + one.max_new_tokens for tokens, one in known)
     if num_pages * PAGE_SIZE > MOST:
         raise ValueError(no_memory)
     try:
@@ -103,12 +103,9 @@ def generate(
     new_console().print(_table(engine, requests, seconds))
 
 
-def _naming_options(text: str, names: Iterable[str]) -> str:
-    """An error about a request's parameters, with the options that they came from."""
-    text = text.removeprefix("SamplingParams: ")
-    for name in names:
-        text = re.sub(rf"(^|; ){name} is ", rf"\1--{name.replace('_', '-')} is ", text)
-    return text
+def _pages(lengths: Iterable[int]) -> int:
+    """Pages for texts of these lengths: as many of the longest as are written at once."""
+    return sum(sorted(-(-length // PAGE_SIZE) for length in lengths)[-MOST_AT_ONCE:])
 
 
 def _stream(engine: "Engine", text: "Tokens") -> None:

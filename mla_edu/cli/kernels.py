@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from mla_edu.cli.bench import need_torch
-from mla_edu.cli.show import new_console, new_table, working
+from mla_edu.cli.show import naming_options, new_console, new_table, working
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from mla_edu.kernels.offline import KernelReport
 
 GLUON_HEADS = {"bf16": [16, 32, 64, 128], "fp8_mla": [16, 32]}  # that are shown if none are named
+# What the arguments of a request are called on the command line.
+OPTIONS = {
+    "backend": "--backend",
+    "dtype": "--dtype",
+    "num_heads": "--heads",
+    "s_q": "--s-q",
+    "page_size": "--page-size",
+}
 REACHED = {
     "triton": (
         "The step took 0.9 to 1.7 times as long",
@@ -54,7 +62,7 @@ def kernels(
         for arch in archs or (["sm_90"] if backend == "gluon" else ARCHITECTURES)
         for stored, count in _cases(backend, arch, dtype, counts)
     ]
-    with working(f"kernels to compile: {len(requests)}", len(requests)) as note:
+    with working(f"kernels to compile: {len(requests)}", len(requests)) as note, naming_options(OPTIONS):
         reports = compile_reports(requests, note)
     console = new_console()
     console.print(_compiled(reports))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mla_edu.cli.bench import need_torch
-from mla_edu.cli.show import is_terminal
+from mla_edu.cli.show import is_terminal, naming_options
 from mla_edu.validation import open_file
 from mla_edu.words import duration
 
@@ -30,7 +30,8 @@ def train(
 
     settings = RunConfig.from_yaml(config)
     if steps is not None:
-        learning = TrainConfig(**settings.train.model_dump() | {"num_steps": steps})
+        with naming_options({"num_steps": "--steps"}):
+            learning = TrainConfig(**settings.train.model_dump() | {"num_steps": steps})
         settings = RunConfig(model=settings.model, train=learning)
     with _progress(settings.train.num_steps) as show:
 

@@ -1,9 +1,10 @@
 """The one look of the commands' tables, and what they say beside them."""
 
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import typer
@@ -39,6 +40,24 @@ def say(text: str) -> None:
         line = f"{line[: LONGEST - 205]} ... {line[-200:]}"
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     typer.echo(f"mla-edu: {line}", err=True)
+
+
+@contextmanager
+def naming_options(options: Mapping[str, str]) -> Iterator[None]:
+    """An error about arguments names the options that they came from.
+
+    Args:
+        options: what a user wrote, by what an error begins with: ``{"num_heads": "--heads"}``.
+    """
+    begun = "|".join(map(re.escape, options))
+    try:
+        yield
+    except ValueError as error:
+        told = str(error)
+        text = re.sub(rf"(^|; )(?:[A-Z]\w+: )?({begun})(?= is |; )", lambda found: found[1] + options[found[2]], told)
+        if text == told:
+            raise
+        raise ValueError(text) from None
 
 
 def is_terminal(name: str) -> bool:

@@ -16,12 +16,13 @@ from mla_edu.cache.layer import check_table
 from mla_edu.cache.pages import PageTable
 from mla_edu.config import MLAConfig
 from mla_edu.distributed.heads import check_same_layer, local_layer
-from mla_edu.distributed.ranks import Ranks
+from mla_edu.distributed.ranks import Ranks, check_ranks
 from mla_edu.kernels.api import Backend, mla_decode
 from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.mla import MultiHeadLatentAttention, head_by_head
 from mla_edu.ops.rope import check_positions
 from mla_edu.ops.softmax import merge_weights
+from mla_edu.validation import check_integer, shown
 
 
 def num_local(length: Any, rank: int, size: int) -> Any:
@@ -29,7 +30,20 @@ def num_local(length: Any, rank: int, size: int) -> Any:
 
     Always reckoned from the length of the whole sequence. What a rank holds cannot be counted up or down by what a step
     adds or takes back: of four new tokens, two ranks may get two each, or three ranks one, one and two.
+
+    Raises:
+        TypeError: ``length`` is neither an integer nor a tensor of integers.
+        ValueError: ``size`` is no positive integer, or ``rank`` none below it.
     """
+    if isinstance(length, Tensor):
+        counts = length.dtype != torch.bool and not (length.is_floating_point() or length.is_complex())
+    else:
+        counts = isinstance(length, int) and not isinstance(length, bool)
+    if not counts:
+        found = f"a tensor of {length.dtype}" if isinstance(length, Tensor) else shown(length)
+        raise TypeError(f"length is {found}; expected an integer, or a tensor of integers")
+    check_integer("size", size)
+    check_integer("rank", rank, 0, size - 1)
     return (length + size - 1 - rank) // size
 
 
@@ -50,7 +64,7 @@ class ContextLatentCache(PagedLatentCache):
         pages: the memory of this rank, ``[num_pages, page_size / W, row]``.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``, or ``table`` not a ``PageTable``.
+        TypeError: ``config`` is not an ``MLAConfig``, ``table`` not a ``PageTable``, or ``ranks`` not a ``Ranks``.
         ValueError: a page does not divide by the ranks, ``config`` does not fit the fp8 layout, or an unknown backend.
     """
 
@@ -63,6 +77,7 @@ class ContextLatentCache(PagedLatentCache):
         backend: Backend = "auto",
     ):
         check_table(table)
+        check_ranks(ranks)
         if table.page_size % ranks.size:
             raise ValueError(f"page_size is {table.page_size}; expected a multiple of the {ranks.size} ranks")
         self.ranks = ranks
@@ -136,7 +151,7 @@ class ContextParallelAttention(nn.Module):
         config: of ``local``; make the cache for it.
 
     Raises:
-        TypeError: ``layer`` is not a ``MultiHeadLatentAttention``.
+        TypeError: ``layer`` is not a ``MultiHeadLatentAttention``, or ``ranks`` not a ``Ranks``.
         ValueError: there are more ranks than heads, or the ranks have layers of different configurations.
     """
 

@@ -14,7 +14,7 @@ from mla_edu.cache.pages import PageTable
 from mla_edu.config import MLAConfig
 from mla_edu.distributed.context import ContextLatentCache
 from mla_edu.distributed.model import context_parallel, data_parallel, layers_of, tensor_parallel
-from mla_edu.distributed.ranks import Ranks
+from mla_edu.distributed.ranks import Ranks, check_ranks
 from mla_edu.distributed.requests import Meeting
 from mla_edu.kernels.api import Backend
 from mla_edu.models.cache import ModelCache
@@ -80,7 +80,7 @@ class TensorParallelEngine(LockstepEngine):
         options: the others of ``Engine``.
 
     Raises:
-        TypeError: as ``Engine``, or a layer is neither attention nor an MLP.
+        TypeError: as ``Engine``, ``ranks`` is not a ``Ranks``, or a layer is neither attention nor an MLP.
         ValueError: as ``Engine``; there are more ranks than heads; or an argument differs between ranks.
     """
 
@@ -101,7 +101,7 @@ class ContextParallelEngine(LockstepEngine):
         options: the others of ``Engine`` but ``mla``.
 
     Raises:
-        TypeError: as ``Engine``, or a layer is not MLA.
+        TypeError: as ``Engine``, ``ranks`` is not a ``Ranks``, or a layer is not MLA.
         ValueError: as ``Engine``; a page does not divide by the ranks; there are more ranks than heads; or an argument
             differs between ranks.
     """
@@ -173,7 +173,7 @@ class DataParallelEngine(Engine):
         meeting: of the ranks; behind a step, ``meeting.most`` is 0 when no rank has had anything to do.
 
     Raises:
-        TypeError: as ``Engine``, or an MLP is none.
+        TypeError: as ``Engine``, ``ranks`` is not a ``Ranks``, or an MLP is none.
         ValueError: as ``Engine``; the drafter is an ``MTPDrafter``; or the models differ between ranks.
     """
 
@@ -239,5 +239,6 @@ class DataParallelEngine(Engine):
 
 
 def _check_same(ranks: Ranks, engine: Engine, num_pages: int, options: ContextOptions) -> None:
+    check_ranks(ranks)
     values = {name: type(value).__name__ if name == "drafter" else value for name, value in options.items()}
     ranks.check_same(engine=type(engine).__name__, num_pages=num_pages, **values)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from mla_edu.config import GQAConfig, MLAConfig
-from mla_edu.distributed.ranks import Ranks
+from mla_edu.distributed.ranks import Ranks, check_ranks
 from mla_edu.layers.gqa import GroupedQueryAttention
 from mla_edu.layers.mla import AnyCache, Mode, MultiHeadLatentAttention
 from mla_edu.layers.mlp import SwiGLU
@@ -145,13 +145,14 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def check_same_layer(layer: nn.Module, ranks: Ranks) -> None:
-    """Raise ``ValueError`` unless the layers of all ranks have one configuration and dtype; ``TypeError`` for no layer.
+    """Raise ``ValueError`` unless the layers of all ranks have one configuration and dtype.
 
-    Weights are not compared.
+    ``TypeError`` is for what is no layer, or no ``Ranks``. Weights are not compared.
     """
     if not isinstance(layer, MultiHeadLatentAttention | GroupedQueryAttention):
         expected = "a MultiHeadLatentAttention or a GroupedQueryAttention"
         raise TypeError(f"layer is a {type(layer).__name__}; expected {expected}")
+    check_ranks(ranks)
     ranks.check_same(layer=type(layer).__name__, dtype=_dtype(layer), **layer.config.model_dump())
 
 
@@ -170,7 +171,7 @@ class TensorParallelAttention(nn.Module):
         config: of ``local``.
 
     Raises:
-        TypeError: ``layer`` is none of the two.
+        TypeError: ``layer`` is none of the two, or ``ranks`` not a ``Ranks``.
         ValueError: there are more ranks than heads, or the ranks have layers of different configurations.
     """
 
@@ -211,11 +212,12 @@ class TensorParallelMLP(nn.Module):
         ranks: among which it is dealt.
 
     Raises:
-        TypeError: ``mlp`` is neither a ``SwiGLU`` nor a ``MixtureOfExperts``.
+        TypeError: ``mlp`` is neither a ``SwiGLU`` nor a ``MixtureOfExperts``, or ``ranks`` not a ``Ranks``.
     """
 
     def __init__(self, mlp: MLP, ranks: Ranks):
         super().__init__()
+        check_ranks(ranks)
         self.ranks, self.local = ranks, local_mlp(mlp, ranks)
 
     def forward(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:

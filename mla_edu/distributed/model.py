@@ -8,8 +8,8 @@ from torch import nn
 
 from mla_edu.distributed.context import ContextParallelAttention
 from mla_edu.distributed.heads import TensorParallelAttention, TensorParallelMLP, local_config
-from mla_edu.distributed.ranks import Ranks
-from mla_edu.distributed.requests import DataParallelMLP, Meeting
+from mla_edu.distributed.ranks import Ranks, check_ranks
+from mla_edu.distributed.requests import DataParallelMLP, Meeting, check_meeting
 from mla_edu.models.decoder import Decoder, DecoderLayer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -19,7 +19,7 @@ def tensor_parallel(model: Decoder, ranks: Ranks) -> Decoder:
     """A model with the heads and the inner widths of this rank; the rest is the given model's own.
 
     Raises:
-        TypeError: a layer is neither attention nor an MLP.
+        TypeError: ``ranks`` is not a ``Ranks``, or a layer neither attention nor an MLP.
         ValueError: more ranks than heads, or different configurations on different ranks.
     """
 
@@ -34,7 +34,7 @@ def context_parallel(model: Decoder, ranks: Ranks, *, before_absorption: bool = 
     """The same for caches whose tokens are dealt over the ranks: ``ContextParallelAttention`` in every layer.
 
     Raises:
-        TypeError: a layer is not MLA.
+        TypeError: ``ranks`` is not a ``Ranks``, or a layer not MLA.
         ValueError: more ranks than heads, or different configurations on different ranks.
     """
 
@@ -50,8 +50,10 @@ def data_parallel(model: Decoder, meeting: Meeting) -> Decoder:
     """A model with all heads whose MLPs are dealt over ranks that have other tokens each.
 
     Raises:
+        TypeError: ``model`` is not a ``Decoder``, or ``meeting`` not a ``Meeting``.
         ValueError: different configurations on different ranks.
     """
+    check_meeting(meeting)
     _check(model, meeting.ranks)
     layers = [_with(layer, mlp=DataParallelMLP(layer.mlp, meeting)) for layer in layers_of(model)]
     return _with(model, layers=nn.ModuleList(layers))
@@ -77,6 +79,7 @@ def _with_layers(model: Decoder, ranks: Ranks, deal: Callable[[DecoderLayer], De
 def _check(model: object, ranks: Ranks) -> None:
     if not isinstance(model, Decoder):
         raise TypeError(f"model is a {type(model).__name__}; expected a Decoder")
+    check_ranks(ranks)
     ranks.check_same(dtype=model.embed_tokens.weight.dtype, **model.config.model_dump())
 
 

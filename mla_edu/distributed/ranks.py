@@ -142,6 +142,12 @@ class Ranks:
             ) from None
 
 
+def check_ranks(ranks: object) -> None:
+    """Raise ``TypeError`` unless ``ranks`` is what ``connect`` gives."""
+    if not isinstance(ranks, Ranks):
+        raise TypeError(f"ranks is a {type(ranks).__name__}; expected a Ranks, as connect() gives it")
+
+
 def _as_bytes(x: Tensor) -> Tensor:
     """A contiguous tensor as ``[first dimension, bytes]``: what travels need not be understood on its way."""
     return x.view(len(x), -1).view(torch.uint8) if x.numel() else x.new_empty(len(x), 0, dtype=torch.uint8)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mla_edu.distributed.heads import MLP, local_mlp
-from mla_edu.distributed.ranks import CONTROL, Ranks
+from mla_edu.distributed.ranks import CONTROL, Ranks, check_ranks
 
 
 class Meeting:
@@ -21,9 +21,13 @@ class Meeting:
 
     Attributes:
         most: tokens of the rank that brings most; 0 before ``agree``.
+
+    Raises:
+        TypeError: ``ranks`` is not a ``Ranks``.
     """
 
     def __init__(self, ranks: Ranks):
+        check_ranks(ranks)
         self.ranks, self.most = ranks, 0
 
     def agree(self, num_tokens: int) -> int:
@@ -37,6 +41,12 @@ class Meeting:
         return self.most
 
 
+def check_meeting(meeting: object) -> None:
+    """Raise ``TypeError`` unless ``meeting`` is one."""
+    if not isinstance(meeting, Meeting):
+        raise TypeError(f"meeting is a {type(meeting).__name__}; expected a Meeting")
+
+
 class DataParallelMLP(nn.Module):
     """An MLP, or experts, whose inner widths are dealt over ranks that each have other tokens.
 
@@ -45,11 +55,12 @@ class DataParallelMLP(nn.Module):
         meeting: of the ranks; its ``agree`` comes before each step.
 
     Raises:
-        TypeError: ``mlp`` is neither a ``SwiGLU`` nor a ``MixtureOfExperts``.
+        TypeError: ``mlp`` is neither a ``SwiGLU`` nor a ``MixtureOfExperts``, or ``meeting`` not a ``Meeting``.
     """
 
     def __init__(self, mlp: MLP, meeting: Meeting):
         super().__init__()
+        check_meeting(meeting)
         self.meeting, self.local = meeting, local_mlp(mlp, meeting.ranks)
 
     def forward(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:

@@ -31,9 +31,11 @@ def plain(hf: Mapping[str, Any]) -> dict[str, Any]:
         idle |= {"sliding_window", "use_sliding_window", "max_window_layers"}
     if isinstance(hf.get("layer_types"), list) and set(map(str, hf["layer_types"])) == {"full_attention"}:
         idle |= {"layer_types"}
+    known = _known() | idle
     for key, value in hf.items():
-        if key not in _known() | idle:
+        if key not in known:
             raise ValueError(f"model_type {name!r} is not known, and {key} = {shown(value)[:40]} may change its cache")
     if hf.get("kv_lora_rank") is None and hf.get("num_key_value_heads") is None and hf.get("num_kv_heads") is None:
         raise ValueError(f"model_type {name!r} is not known, and its config.json gives no num_key_value_heads")
-    return {key: value for key, value in hf.items() if key not in idle - {"layer_types"}}
+    left_out = idle - {"layer_types"}
+    return {key: value for key, value in hf.items() if key not in left_out}

@@ -6,6 +6,7 @@ from typing import Any
 
 DEEPEST = 16  # objects and lists within one another
 DIGITS = 40
+TOO_LARGE = 10**DIGITS
 
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, 80, 60, 60
@@ -32,7 +33,7 @@ def check_sane(values: Mapping[str, Any], where: str) -> None:
             found, depth = waiting.pop()
             if depth > DEEPEST:
                 raise ValueError(f"{where}: {shown(key)} is nested deeper than {DEEPEST}; expected a plain value")
-            if isinstance(found, int) and abs(found) >= 10**DIGITS:
+            if isinstance(found, int) and abs(found) >= TOO_LARGE:
                 raise ValueError(f"{where}: {shown(key)} holds a number of more than {DIGITS} digits; expected fewer")
             if isinstance(found, Mapping):
                 waiting += [(inner, depth + 1) for inner in found.values()]

@@ -84,9 +84,9 @@ def test_the_command_prints_and_writes(monkeypatch, found, tmp_path):
     [
         (["--ranks", "0"], "--ranks is '0'; expected a positive number"),
         (["--ranks", "2,some"], "--ranks is 'some'"),
-        (["--ranks", "17"], "ranks is 17; expected an integer from 1 to 16"),
-        (["--toy", "--ranks", "2,5"], "ranks is 5; expected an integer from 1 to 4"),
-        (["--rounds", "0"], "rounds is 0; expected a positive integer"),
+        (["--ranks", "17"], "mla-edu: --ranks is 17; expected an integer from 1 to 16"),
+        (["--toy", "--ranks", "2,5"], "mla-edu: --ranks is 5; expected an integer from 1 to 4"),
+        (["--rounds", "0"], "mla-edu: --rounds is 0; expected a positive integer"),
         (["--results", "/no/such"], "--results is /no/such; expected a folder that exists"),
     ],
 )

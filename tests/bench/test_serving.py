@@ -319,7 +319,7 @@ def test_the_command_measures_at_full_size_unless_told_otherwise(asked):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rounds", "0"], "rounds is 0; expected a positive integer"),
+        (["--rounds", "0"], "mla-edu: --rounds is 0; expected a positive integer"),
         (["--rounds", "some"], "Invalid value for '--rounds'"),
         (["--results", "/no/such"], "--results is /no/such; expected a folder that exists"),
     ],

@@ -10,7 +10,9 @@ from mla_edu.cache import LatentCache, PagedLatentCache
 from mla_edu.cache.pages import PageTable
 from mla_edu.distributed import (
     ContextLatentCache,
+    ContextModelCache,
     ContextParallelAttention,
+    ContextParallelEngine,
     DataParallelEngine,
     DataParallelMLP,
     Meeting,
@@ -18,6 +20,8 @@ from mla_edu.distributed import (
     TensorParallelAttention,
     TensorParallelEngine,
     TensorParallelMLP,
+    context_parallel,
+    data_parallel,
     num_local,
     tensor_parallel,
 )
@@ -167,6 +171,61 @@ def test_key_value_heads_are_dealt_or_kept_on_several_ranks(kv_heads, size, head
 
 
 # Bad input
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ranks: ContextParallelEngine(model_of("mla"), ranks, 4),
+        lambda ranks: TensorParallelEngine(model_of("mla"), ranks, 4),
+        lambda ranks: DataParallelEngine(model_of("mla"), ranks, 4),
+        lambda ranks: context_parallel(model_of("mla"), ranks),
+        lambda ranks: tensor_parallel(model_of("mla"), ranks),
+        lambda ranks: TensorParallelAttention(MultiHeadLatentAttention(CONFIG), ranks),
+        lambda ranks: ContextParallelAttention(MultiHeadLatentAttention(CONFIG), ranks),
+        lambda ranks: TensorParallelMLP(SwiGLU(4, 6), ranks),
+        lambda ranks: ContextLatentCache(CONFIG, PageTable(2, 4, 1), ranks),
+        lambda ranks: ContextModelCache(model_of("mla").config, PageTable(2, 4, 1), ranks),
+        Meeting,
+    ],
+)
+@pytest.mark.parametrize(("ranks", "kind"), [(None, "NoneType"), (2, "int"), (Alone, "type")])
+def test_what_are_no_ranks_is_refused_by_name(make, ranks, kind):
+    with pytest.raises(TypeError, match=f"^ranks is a {kind}; expected a Ranks, as connect\\(\\) gives it$"):
+        make(ranks)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda it: DataParallelMLP(SwiGLU(4, 6), it), lambda it: data_parallel(model_of("mla"), it)]
+)
+def test_what_is_no_meeting_is_refused_by_name(make):
+    for meeting, kind in ((None, "NoneType"), (Alone(), "Alone")):
+        with pytest.raises(TypeError, match=f"^meeting is a {kind}; expected a Meeting$"):
+            make(meeting)
+
+
+@pytest.mark.parametrize(
+    ("length", "found"),
+    [(None, "None"), ("8", "'8'"), (8.0, "8.0"), (True, "True"), ([8], r"\[8\]")]
+    + [(torch.ones(2, dtype=dtype), f"a tensor of {dtype}") for dtype in (torch.float32, torch.bool)],
+)
+def test_what_is_no_number_of_tokens_is_refused_by_name(length, found):
+    with pytest.raises(TypeError, match=f"^length is {found}; expected an integer, or a tensor of integers$"):
+        num_local(length, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "message"),
+    [
+        (0, None, "size is None; expected a positive integer"),
+        (0, 0, "size is 0; expected a positive integer"),
+        (0.0, 2, "rank is 0.0; expected an integer from 0 to 1"),
+        (2, 2, "rank is 2; expected an integer from 0 to 1"),
+    ],
+)
+def test_what_is_no_rank_is_refused_by_name(rank, size, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        num_local(8, rank, size)
 
 
 def test_ranks_without_a_head_are_refused():
