@@ -117,7 +117,7 @@ def test_controls_drawings_and_numbers_have_names(open_page, bare, name):
     [
         ("kv-cache-explorer", "tokens", 1, 2**20, "tokens in a sequence"),
         ("kv-cache-explorer", "batch", 1, 2**16, "sequences at once"),
-        ("kv-cache-explorer", "gpus", 1, 1024, "how many"),
+        ("kv-cache-explorer", "gpus", 1, 1024, "GPUs of that kind"),
         ("absorption-crossover", "kv_lora_rank", 1, 8192, "width of the latent"),
         ("absorption-crossover", "cached_tokens", 0, 2**20, "cached tokens"),
         ("rope-dial", "distance", 0, 63, "distance t − s"),

@@ -30,7 +30,7 @@ const WEIGHTS = {
 const LABELS = {
   tokens: "tokens in a sequence",
   batch: "sequences at once",
-  gpus: "how many",
+  gpus: "GPUs of that kind",
   num_layers: "layers",
   num_attention_heads: "query heads",
   num_key_value_heads: "key/value heads",
@@ -67,10 +67,10 @@ const written = ({ attention, others }) => (attention === others ? others : `${o
 
 function remark(shown, { dtype, gpus }) {
   const said = [
-    "Bars: one sequence. Per token: the first one. 1 GB = 10⁹ bytes; recurrent states in fp32.",
+    "Bars: one sequence. Per token: what the first one takes. 1 GB = 10⁹ bytes; recurrent states in fp32.",
     "On each GPU: tensor shares out the heads, and every GPU keeps the whole of a latent; data shares out the " +
       "sequences, and copies the attention’s weights; context shares out the tokens of each sequence. Copies: GPUs " +
-      "that keep the same. Fit: such sequences, on all GPUs. Tokens: in each of so many sequences at once, at most.",
+      "that keep the same. Fit: such sequences, on all GPUs. Tokens: how long each of the sequences at once may become.",
   ];
   const known = shown.filter(([, { weights }]) => weights !== null);
   if (known.length)
