@@ -78,7 +78,7 @@ class Module:
     def comment(self, node):
         """The comment that ends a statement, or else the one above it."""
         trailing = re.search(r"\s#:?\s+(.+)$", self.lines[node.end_lineno - 1])
-        if trailing:
+        if trailing and not trailing.group(1).startswith("fmt:"):
             return trailing.group(1)
         above = []
         for line in reversed(self.lines[: node.lineno - 1]):
@@ -91,6 +91,8 @@ class Module:
 def read_source(app):
     """Take types, and the comments behind fields, from the syntax trees."""
     app.mla_modules = {}
+    # A module is one still where its package offers a function of the same name.
+    app.env.autoapi_all_objects |= app.env.autoapi_objects
     for name, obj in app.env.autoapi_all_objects.items():
         if obj.type in {"module", "package"}:
             app.mla_modules[name] = Module(name, obj.obj["file_path"])
@@ -122,7 +124,7 @@ def name_in_full(app, doctree):
 
 def sentence(text):
     """A comment as a sentence: with a full stop."""
-    return text and text.rstrip(".") + "."
+    return text and text.rstrip(".,;: ") + "."
 
 
 def parse_docstring(app, what, name, obj, options, lines):

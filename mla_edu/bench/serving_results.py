@@ -92,7 +92,7 @@ class Verification(Record):
     """A step that verifies guesses, all of them wrong; it computes one token more than there are guesses."""
 
     cached_tokens: tuple[PositiveInt, PositiveInt]  # at the first step and at the last
-    seconds: list[Seconds]  # of no guess, of one, ...
+    seconds: list[Seconds]  # of no guess, of one and so on
 
     @property
     def ratios(self) -> list[float]:
