@@ -14,7 +14,7 @@ from svg import (
     text,
 )
 
-FIRST, STEPS, SEEN = 3, 3, 5  # position of the first drawn token; steps; the last
+FIRST, STEPS, SEEN = 3, 3, 5  # position, from 0, of the first token; steps; the last
 PANEL, GUTTER, LEGEND = 118, 15, 58
 CELL = 14  # of the matrix of weights, and between the rows of the cache
 MATRIX = 34  # top of the matrix
@@ -26,7 +26,7 @@ GROUND = (SEEN + 1) * CELL + 8
 
 def step(position):
     """The token at ``position``: its row of weights, its query, the cache after it."""
-    elements = [text(0, 11, f"*token {position}*", font_size=14)]
+    elements = [text(0, 11, f"*token {position + 1}*", font_size=14)]
     left = (PANEL - (SEEN + 1) * CELL) / 2
     for t in range(position + 1):
         for s in range(t + 1):
@@ -73,7 +73,7 @@ def cache_growing():
     top = LEGEND + foot + 26
     elements += [text(0, top + 18 * i, words) for i, words in enumerate(notes)]
     label = (
-        f"Three decode steps, for the tokens at positions {FIRST} to {SEEN}. In each, "
+        f"Three decode steps, for tokens {FIRST + 1} to {SEEN + 1}. In each, "
         "the new token's query meets its own key and all cached ones, which gives one "
         "new row of the triangular matrix of weights; earlier rows are not computed "
         "again. The cache grows by one row: the new token's key and value. The query "

@@ -175,7 +175,7 @@ def multi_head():
     elements.append(at(0, LEGEND, panel("mha", NEAR)))
     height = LEGEND + QUERIES + BOX + NEAR + BAND + FOOT
     elements += beside(LEGEND + QUERIES + 10, words)
-    return drawing(2 * PANEL + GUTTER, height - 2, label, elements)
+    return drawing(2 * PANEL + GUTTER, height + 6, label, elements)
 
 
 def shared_heads():
@@ -199,7 +199,7 @@ def shared_heads():
         at(0, LEGEND + row, panel("mqa", NEAR)),
         *beside(LEGEND + row + QUERIES + 10, words),
     ]
-    height = LEGEND + 2 * row - GUTTER - 2
+    height = LEGEND + 2 * row - GUTTER + 6
     return drawing(2 * PANEL + GUTTER, height, label, elements)
 
 
