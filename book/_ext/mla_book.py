@@ -92,7 +92,12 @@ def read_source(app):
     """Take types, and the comments behind fields, from the syntax trees."""
     app.mla_modules = {}
     # A module is one still where its package offers a function of the same name.
-    app.env.autoapi_all_objects |= app.env.autoapi_objects
+    modules = app.env.autoapi_objects
+    app.env.autoapi_all_objects |= modules
+    for name, package in modules.items():
+        package.children = [
+            child for child in package.children if f"{name}.{child.name}" not in modules
+        ]
     for name, obj in app.env.autoapi_all_objects.items():
         if obj.type in {"module", "package"}:
             app.mla_modules[name] = Module(name, obj.obj["file_path"])
