@@ -11,6 +11,7 @@ comment behind it. Nothing of the package is imported.
 """
 
 import ast
+import copy
 import gc
 import html
 import json
@@ -147,6 +148,15 @@ def parse_docstring(app, what, name, obj, options, lines):
         lines[i] = OPTION.sub(lambda found: found[1] or f"``{found[2]}``", line)
 
 
+class Plain(ast.NodeTransformer):
+    """``Annotated[T, ...]``, as a command's options have it, becomes ``T``."""
+
+    def visit_Subscript(self, node):
+        if isinstance(node.value, ast.Name) and node.value.id == "Annotated":
+            return node.slice.elts[0]
+        return self.generic_visit(node)
+
+
 def write_signature(app, what, name, obj, options, args, retann):
     """The signature as in the source; none for a class whose fields say it all."""
     node = app.mla_definitions.get(name)
@@ -156,7 +166,7 @@ def write_signature(app, what, name, obj, options, args, retann):
             return "", None
     if not isinstance(node, ast.FunctionDef) or what == "apiproperty":
         return args, retann
-    arguments = ast.unparse(node.args)
+    arguments = ast.unparse(Plain().visit(copy.deepcopy(node.args)))
     if what in {"apiclass", "apimethod", "apiexception"}:
         arguments = re.sub(r"^(self|cls)(, |$)", "", arguments)
     return f"({arguments})", ast.unparse(node.returns) if node.returns else None

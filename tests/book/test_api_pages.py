@@ -52,3 +52,13 @@ def test_private_and_imported_names_are_left_out(html):
     assert not [entry for entry in entries if any(part.startswith("_") for part in entry.split("."))]
     assert "mla_edu.layers.gqa.GQAConfig" not in entries
     assert len(entries) == len(set(entries))
+
+
+def test_a_module_named_like_a_function_of_its_package_shows_what_it_holds(html):
+    for page, name in [("models", "mla_edu.models.generate.generate"), ("cli", "mla_edu.cli.cache.cache")]:
+        text = (html / "book" / "api" / f"{page}.html").read_text(encoding="utf-8")
+        assert f'id="{name}"' in text and "Annotated" not in text
+
+
+def test_a_comment_for_a_tool_describes_nothing(html):
+    assert "fmt: skip" not in (html / "book" / "api" / "bench.html").read_text(encoding="utf-8")
