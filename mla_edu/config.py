@@ -81,7 +81,7 @@ class MLAConfig(Checked):
     kv_lora_rank: PositiveInt  # d_c: width of the key/value latent
     qk_nope_head_dim: PositiveInt  # d_h: width of a key's part without rotation
     qk_rope_head_dim: EvenNonNegativeInt  # d_h^R: width of the rotary key, one for all heads
-    v_head_dim: PositiveInt  # d_h: width of a value
+    v_head_dim: PositiveInt  # d_v: width of a value
     rope_theta: PositiveNumber | None = 10000.0  # base of the rotary angles; None: no rotation
     rope_scaling: RopeScaling | None = None
     rope_interleave: Flag = True  # rotation turns neighbours 2i, 2i + 1; else i, i + qk_rope_head_dim / 2
