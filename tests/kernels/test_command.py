@@ -117,7 +117,7 @@ def test_what_gluon_cannot_do_is_one_line():
     result = run("sm_80", "--backend", "gluon")
     assert result.exit_code == 2
     assert result.stderr == "mla-edu: backend 'gluon' needs a GPU of sm_90; arch is 'sm_80'\n"
-    assert run("--backend", "cuda").stderr == "mla-edu: backend is 'cuda'; expected 'triton' or 'gluon'\n"
+    assert run("--backend", "cuda").stderr == "mla-edu: --backend is 'cuda'; expected 'triton' or 'gluon'\n"
 
 
 def test_an_unknown_gpu_is_one_line():
