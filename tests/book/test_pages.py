@@ -42,6 +42,9 @@ def table_of_contents():
     return list(walk(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))))
 
 
+# A frame in which the page learns its new size, and the time after which it looks again for what scrolls.
+SETTLE = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 250))))"""
 GUISES = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
 READING_ORDER = table_of_contents()
 CHAPTERS = [doc for doc in READING_ORDER if (ROOT / f"{doc}.ipynb").exists()]
@@ -51,7 +54,7 @@ def put_on(page, guise):
     width, height, theme = GUISES[guise]
     page.set_viewport_size({"width": width, "height": height})
     page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-    page.wait_for_timeout(250)  # the page then looks again for what scrolls
+    page.evaluate(SETTLE)
 
 
 def visit(context, address, name):
