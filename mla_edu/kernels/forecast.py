@@ -22,8 +22,8 @@ group is done: a round cannot be shorter than that group's own work, a latency a
 other.
 
 How far off they are: Triton's kernels were timed on an H100 (``mla_edu/bench/measured/first-look-h100.json``) in a form
-with more instructions for each token. Of the rates predicted for today's that form reached, by heads: bf16 16 0.8, 32
-0.75, 64 1.0, 128 0.9; fp8 16 0.7, 128 0.55. At 16 heads of bf16 the memory is the limit, and of its datasheet rate a
+with more instructions for each token. Of the rates predicted for that form it reached, by heads: bf16 16 0.8, 32 0.8,
+64 1.05, 128 0.95; fp8 16 0.7, 128 0.55. At 16 heads of bf16 the memory is the limit, and of its datasheet rate a
 copy reached 0.73 there. Short steps are further off: one sequence of 64k tokens with 16 heads took 1.4 times the
 predicted time, 32 of 1k tokens 1.7 times. Shared memory and the work of one program were counted only after that run,
 since without them fp8 read four times too fast; no other GPU has tried them.

@@ -3,6 +3,7 @@
 And it compiles no worse than ``figures.json`` says, which ``tools/renew_kernel_figures.py`` writes anew.
 """
 
+import dataclasses
 import json
 import re
 import sys
@@ -117,24 +118,31 @@ def test_useful_tensor_work_is_known(reports, heads, share):
     assert reports["sm_90", "bf16", heads, 1, 64].useful_share == pytest.approx(share)
 
 
-# What an earlier form reached on an H100 of the prediction for today's, by dtype and heads: as the docstring of
-# ``forecast`` says.
+# What the form that was timed reached on an H100 of its prediction, by dtype and heads: as the docstring of
+# ``forecast`` says. And how many instructions that form has for a token.
 REACHED = {
-    ("bf16", 16): 0.8, ("bf16", 32): 0.75, ("bf16", 64): 1.0, ("bf16", 128): 0.9,
+    ("bf16", 16): 0.8, ("bf16", 32): 0.8, ("bf16", 64): 1.05, ("bf16", 128): 0.95,
     ("fp8_mla", 16): 0.7, ("fp8_mla", 128): 0.55,
+}  # fmt: skip
+TIMED = {
+    ("bf16", 16): 91.625, ("bf16", 32): 113.5, ("bf16", 64): 135.5, ("bf16", 128): 135.5,
+    ("fp8_mla", 16): 173.5, ("fp8_mla", 128): 418.0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("dtype", "heads"), REACHED)
 def test_predictions_miss_what_was_measured_by_what_is_stated(reports, dtype, heads):
     report, look = reports["sm_90", dtype, heads, 1, 64], read_first_look()
+    tile = report.tiles
+    timed = round(TIMED[dtype, heads] * tile.block_n / tile.num_warps)
+    report = dataclasses.replace(report, loop_instructions=timed)
     step = Step(heads=heads, batch=32, context=16_384 if heads < 64 else 8192, dtype=dtype)
     tiles = "" if (dtype, heads) not in (("bf16", 16), ("bf16", 32)) else f" {heads}x64s5"
     measured = look.times(f"triton-even{tiles}")[step]
     reached = measured.tflop_per_s * 1e12 / get_gpu("h100").flops["bf16"] / forecast(report, "h100").of_product
     assert reached == pytest.approx(REACHED[dtype, heads], abs=0.06)
     slower = measured.microseconds / 1e6 / predict_seconds(report, "h100", step.batch, step.context)
-    assert 0.85 < slower < (1.7 if dtype == "fp8_mla" else 1.3)
+    assert 0.85 < slower < (1.7 if dtype == "fp8_mla" else 1.25)
 
 
 def test_a_step_of_one_long_sequence_took_longer_than_predicted(reports):
