@@ -42,7 +42,7 @@
       else delete document.documentElement.dataset.wrap;
       if (on) localStorage.setItem("wrap", "on");
       else localStorage.removeItem("wrap");
-      dispatchEvent(new Event("resize")); // what scrolls is no longer the same
+      markWide();
     });
     buttons.prepend(wrap);
   }
@@ -70,11 +70,15 @@
     dataset.theme = theme;
   });
 
+  // The width of an article changes with the window's and, for a moment longer, while a side bar slides in.
   let waiting;
-  addEventListener("load", markWide);
-  addEventListener("resize", () => {
+  function markWideSoon() {
     clearTimeout(waiting);
-    waiting = setTimeout(markWide, 200);
-  });
+    waiting = setTimeout(markWide, 100);
+  }
+  const article = document.querySelector("article");
+  if (article) new ResizeObserver(markWideSoon).observe(article);
+  addEventListener("load", markWide);
+  document.fonts.addEventListener("loadingdone", markWideSoon);
   document.addEventListener("toggle", markWide, true);
 }
