@@ -114,7 +114,8 @@ def some_listings(html):
 def reports(browser, serve, html):
     """Per page, what ``visit`` found."""
     names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
-    context, address = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce"), serve(html)
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    address = serve(html)
     pages = [name for name in names if not name.startswith(("_static/", "_modules/"))]
     pages += some_listings(html)
     found = {name: visit(context, address, name) for name in pages}
