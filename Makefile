@@ -19,8 +19,10 @@ ifeq ($(origin PYTHON),undefined)
 PYTHON := $(firstword $(shell test -x $(BIN)/python && echo $(BIN)/python) python3)
 endif
 
-# One thread per process: the tests run in parallel. Kernels come from .venv before those of the user.
+# One thread per process: the tests run in parallel. Kernels come from .venv before those of the user. What is compiled is
+# kept: twelve processes import the tests.
 export OMP_NUM_THREADS ?= 1
+export PYTHONDONTWRITEBYTECODE :=
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONUTF8 := 1
 

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,14 +19,15 @@ PRODUCT = re.compile(r"[A-Z]+MMA\b|FFMA|HFMA2")
 
 def read_cubin(cubin: bytes) -> tuple[int, int, dict[str, int]]:
     """Of NVIDIA's machine code: registers and spilled bytes per thread, and how many instructions multiply matrices."""
-    usage, text = _ask_tool("cuobjdump", "-res-usage", cubin), _ask_tool("nvdisasm", "-c", cubin)
+    usage = _ask_tool("cuobjdump", "-res-usage", cubin)
     numbers = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], dict(Counter(MATRIX.findall(text)))
+    products = (found[0] for found in map(MATRIX.match, _read_code(cubin).instructions) if found)
+    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"], dict(Counter(products))
 
 
 def read_instructions(cubin: bytes) -> list[str]:
     """All instructions of NVIDIA's machine code in order."""
-    return _read_code(cubin).instructions
+    return list(_read_code(cubin).instructions)
 
 
 def read_loop(cubin: bytes) -> list[str]:
@@ -39,7 +41,7 @@ def read_loop(cubin: bytes) -> list[str]:
     code = _read_code(cubin)
     products = [bool(PRODUCT.match(each)) for each in code.instructions]
     start, end = max(code.innermost(), key=lambda each: (sum(products[each[0] : each[1]]), each[1] - each[0]))
-    return code.instructions[start:end]
+    return list(code.instructions[start:end])
 
 
 def read_turns(cubin: bytes) -> tuple[list[list[str]], list[str]]:
@@ -60,8 +62,8 @@ def read_turns(cubin: bytes) -> tuple[list[list[str]], list[str]]:
 
 
 class _Code(NamedTuple):
-    instructions: list[str]
-    jumps: list[tuple[int, int]]  # from the place of an instruction to that of a label
+    instructions: tuple[str, ...]
+    jumps: tuple[tuple[int, int], ...]  # from the place of an instruction to that of a label
 
     def innermost(self) -> list[tuple[int, int]]:
         """First and end of each loop without a loop within."""
@@ -76,6 +78,7 @@ class _Code(NamedTuple):
         return [self.instructions[i] for i in range(start, end) if i not in skipped]
 
 
+@lru_cache(maxsize=128)  # the disassembler takes half a second
 def _read_code(cubin: bytes) -> _Code:
     labels: dict[str, int] = {}
     targets: list[tuple[int, str]] = []
@@ -87,7 +90,7 @@ def _read_code(cubin: bytes) -> _Code:
             if jump := re.match(r"BRA.*\((\.L_x_\d+)\)", found[1]):
                 targets.append((len(instructions), jump[1]))
             instructions.append(re.sub(r"\s+[?&].*", "", found[1]))  # some versions add what the scheduler thinks
-    return _Code(instructions, [(at, labels[label]) for at, label in targets if label in labels])
+    return _Code(tuple(instructions), tuple((at, labels[label]) for at, label in targets if label in labels))
 
 
 def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:

@@ -71,6 +71,24 @@
       .filter((element) => visible(element) && contrast(element, "fill") < 3)
       .map((element) => `${contrast(element, "fill").toFixed(2)} ${brief(element)}`),
   ];
+  // Links within text that differ from it by a colour alone, and by little of that
+  const between = (a, b) => {
+    const [low, high] = [a, b].map((element) => luminance(channels(getComputedStyle(element).color))).sort((x, y) => x - y);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const marked = (element) => {
+    const css = getComputedStyle(element);
+    return css.textDecorationLine.includes("underline") || Number.parseFloat(css.borderBottomWidth) > 0;
+  };
+  const hidden = inArticle(":is(p:not(.admonition-title), li, td, dd, figcaption) a:not(.headerlink)").filter(
+    (link) =>
+      visible(link) &&
+      getComputedStyle(link).display === "inline" &&
+      link.parentElement.textContent.length > 2 * link.textContent.length &&
+      ![link, ...link.querySelectorAll("*")].some(marked) &&
+      between(link, link.parentElement) < 3,
+  );
+
   const cards = inArticle("article :is(figure, img, svg[role=img], .cell_output)").filter(
     (element) => document.documentElement.dataset.theme === "dark" && luminance(background(element)) > 0.2,
   );
@@ -80,6 +98,7 @@
     fontless,
     unnamed: unnamed.map(brief),
     faint,
+    hidden: hidden.map(brief),
     cards: cards.map(brief),
     overflow: document.documentElement.scrollWidth - window.innerWidth,
     requirejs: typeof window.requirejs !== "undefined" || inArticle("script[src*='require']").length > 0,

@@ -85,7 +85,7 @@ def every_tile() -> list[tuple[str, Tiles]]:
 @pytest.mark.skipif(DEVICE != "cpu", reason="not every tile fits every GPU")
 @pytest.mark.parametrize(("dtype", "tiles"), every_tile(), ids=str)
 def test_every_tile_of_every_gpu_meets_the_specification(dtype, tiles):
-    problem = random_problem([70, 0, 33], num_heads=35, s_q=2, dtype=dtype)
+    problem = random_problem([70, 0, 33], num_heads=tiles.block_h // 2 + 2, s_q=2, dtype=dtype)
     for num_splits in (1, 2):
         answer = launch.decode(*problem.tensors, **problem.options, num_splits=num_splits, tiles=tiles)
         check_answer(answer, problem.expected())
@@ -160,9 +160,9 @@ def test_even_shares_of_any_batch_meet_the_specification(multiprocessors, **shap
         check_answer(launch.decode(*problem.tensors, **problem.options), problem.expected())
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
-    seq_lens=st.lists(st.integers(0, 500), min_size=1, max_size=7),
+    seq_lens=st.lists(st.integers(0, 300), min_size=1, max_size=5),
     num_heads=st.sampled_from([3, 35]),
     multiprocessors=st.integers(1, 5),
     s_q=st.integers(1, 2),
@@ -175,8 +175,8 @@ def test_parts_by_the_lengths_of_any_batch_meet_the_specification(multiprocessor
         check_answer(answer, problem.expected())
 
 
-@settings(max_examples=10)
-@given(st.lists(st.integers(0, 900), min_size=1, max_size=9), st.integers(1, 5))
+@settings(max_examples=8)
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=6), st.integers(1, 5))
 def test_the_device_cuts_a_batch_as_the_plan_says(seq_lens, multiprocessors):
     problem = random_problem(seq_lens, kv_lora_rank=16, qk_rope_head_dim=0, page_size=16, device=DEVICE)
     tiles, batch = Tiles(64, 16, 8, 2), len(seq_lens)
@@ -219,7 +219,7 @@ def test_the_device_leaves_room_for_every_part(tiles):
 
 @pytest.mark.parametrize("tiles", [None, Tiles(64, 64, 8, 2)])
 def test_more_sequences_than_one_look_at_the_lengths_takes(tiles):
-    problem = random_problem([5, 0, 70] * 50, kv_lora_rank=16, qk_rope_head_dim=8, page_size=16, device=DEVICE)
+    problem = random_problem([5, 0] * 64 + [70, 140], kv_lora_rank=16, qk_rope_head_dim=8, page_size=16, device=DEVICE)
     with on_a_gpu_of(11):
         check_answer(launch.decode(*problem.tensors, **problem.options, tiles=tiles), problem.expected())
 

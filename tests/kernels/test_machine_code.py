@@ -30,8 +30,10 @@ def code(monkeypatch):
             line if line.endswith(":") else f"        /*00a0*/                   {line} ;" for line in lines
         )
         monkeypatch.setattr(machine_code, "_ask_tool", lambda *arguments: text)
+        machine_code._read_code.cache_clear()
 
-    return show
+    yield show
+    machine_code._read_code.cache_clear()
 
 
 def test_the_loop_that_multiplies_is_taken_and_of_nested_ones_the_inner(code):
