@@ -4,14 +4,11 @@ Each chapter is a test too: executed, it gives the outputs that were committed.
 """
 
 import os
-import sys
 
 # Before torch, transformers or triton is imported, here or in a notebook's kernel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
-# Its grammars take seconds to make, for a check of addresses that nobody asks of nbformat's jsonschema.
-sys.modules["rfc3987_syntax"] = None
 
 import nbformat
 import pytest
