@@ -73,7 +73,7 @@ for (const list of document.currentScript?.closest(".mla-docket")?.querySelector
 
 MOST_CASES = 3  # that a row of the table names on each side; one more is named rather than counted
 _MARKED = re.compile(r"`([^`]+)`|\$([^$]+)\$")
-_PIECE = re.compile(_MARKED.pattern + r"|\d[\d.,]*(?:e-\d+| %)")
+_PIECE = re.compile(_MARKED.pattern + r"|\d[\d.,]*(?:e-\d+| (?:%|[kMG]i?B\b))")
 _LETTER = re.compile(r"(?<![&A-Za-z])([A-Za-z]+)(?:_([A-Za-z]+))?('?)(?:\^([A-Za-z]+))?")
 
 
@@ -83,7 +83,7 @@ def _plain(text: str) -> str:
 
 
 def _html(text: str) -> str:
-    """A text with its names of code and its formulas set as such; a small number and a percentage stay on one line."""
+    """A text with its names of code and its formulas set as such; a number and its unit stay on one line."""
 
     def letter(found: re.Match[str]) -> str:
         base, below, prime, above = found.groups()

@@ -77,13 +77,13 @@ def test_a_row_names_the_cases_and_counts_the_rest_of_a_long_list(docket):
 
 
 def test_code_and_formulas_are_set_as_such_and_plain_where_there_is_no_page(docket):
-    ruling = docket.rule("c", "size", "`num_layers` × $d_c' < n_h$", True, "through $W_UK^T$, error 1e-12, 5 % < a_b")
+    ruling = docket.rule("c", "size", "`num_layers` × $d_c' < n_h$", True, "through $W_UK^T$, error 1e-12, 5 kB < a_b")
     whole = '<span style="white-space: nowrap">'
     row = re.search(r"<tbody>\n(.*)\n</tbody>", docket._repr_html_())[1]
     assert f"<code>num_layers</code> × {whole}<i>d</i><sub>c</sub>′ &lt; <i>n</i><sub>h</sub></span>" in row
-    finding = f"{whole}<i>W</i><sub>UK</sub><sup>T</sup></span>, error {whole}1e-12</span>, {whole}5 %</span> &lt; a_b"
+    finding = f"{whole}<i>W</i><sub>UK</sub><sup>T</sup></span>, error {whole}1e-12</span>, {whole}5 kB</span> &lt; a_b"
     assert finding in row and finding in ruling._repr_html_()
-    assert repr(docket) == "✓ num_layers × d_c' < n_h | through W_UK^T, error 1e-12, 5 % < a_b"
+    assert repr(docket) == "✓ num_layers × d_c' < n_h | through W_UK^T, error 1e-12, 5 kB < a_b"
     assert "$" not in repr(ruling)
 
 
