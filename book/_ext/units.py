@@ -5,7 +5,7 @@ import re
 from docutils import nodes
 
 SPACE = re.compile(
-    r"(?<=\d) (?=(?:[kMGT]?B(?:/s)?|[GTP]?FLOPs?(?:/s)?|[nµm]?s|min|GHz)(?![\w/]))"
+    r"(?<=\d) (?=(?:[kMGT]?B(?:/s)?|[GTP]?FLOPs?(?:/s)?|[nµm]?s|min|GHz|%)(?![\w/]))"
 )
 VERBATIM = (nodes.literal, nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
 

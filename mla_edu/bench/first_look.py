@@ -40,7 +40,7 @@ class Step(Record):
         return sum((kernel_cost(LAYER, self.heads, length, 1, self.dtype) for length in lengths), Cost(0, 0))
 
     def __str__(self) -> str:
-        lengths = f"{self.batch} x {self.context:,}"
+        lengths = f"{self.batch} × {self.context:,}"
         if self.sequences:
             longest = self.sequences.count(self.context)
             lengths = f"{self.batch}, {'one long' if longest else 'drawn'}"

@@ -2,6 +2,8 @@
 
 A verdict is not written down but follows from the cases that were computed: all hold, none holds, or some do. Who
 chooses the cases has a hand in it, so a ruling names them.
+
+In a statement, a finding and a case, names of code stand between backticks, and formulas between dollars: $W_UK^T$.
 """
 
 import html
@@ -42,6 +44,7 @@ _STYLE = """\
 .mla-docket table { width: 100%; border-collapse: collapse; margin-top: 0.8em; }
 .mla-docket :is(th, td) { text-align: left; vertical-align: top; padding: 0.35em 0.7em 0.35em 0; }
 .mla-docket td:nth-child(2) { min-width: 7.5em; }
+.mla-docket .mla-cases { margin: 0.1em 0 0; color: var(--pst-color-text-muted, GrayText); }
 .mla-docket td { border-top: 1px solid rgb(128 128 128 / 0.35); }
 .mla-ruling { border-left: 3px solid var(--verdict, rgb(128 128 128 / 0.5)); padding-left: 0.9em; }
 .mla-ruling p { margin: 0.2em 0; }
@@ -68,6 +71,39 @@ for (const list of document.currentScript?.closest(".mla-docket")?.querySelector
   });
 }"""
 
+MOST_CASES = 3  # that a row of the table names on each side; one more is named rather than counted
+_MARKED = re.compile(r"`([^`]+)`|\$([^$]+)\$")
+_PIECE = re.compile(_MARKED.pattern + r"|\d[\d.,]*(?:e-\d+| (?:%|[kMG]i?B\b))")
+_LETTER = re.compile(r"(?<![&A-Za-z])([A-Za-z]+)(?:_([A-Za-z]+))?('?)(?:\^([A-Za-z]+))?")
+
+
+def _plain(text: str) -> str:
+    """A text without its marks."""
+    return _MARKED.sub(lambda mark: mark[1] or mark[2], text)
+
+
+def _html(text: str) -> str:
+    """A text with its names of code and its formulas set as such; a number and its unit stay on one line."""
+
+    def letter(found: re.Match[str]) -> str:
+        base, below, prime, above = found.groups()
+        low, high = f"<sub>{below}</sub>" if below else "", f"<sup>{above}</sup>" if above else ""
+        return f"<i>{base}</i>{low}{'′' if prime else ''}{high}"
+
+    def piece(found: re.Match[str]) -> str:
+        code, formula = found.groups()
+        if code:
+            return f"<code>{code}</code>"
+        return f'<span style="white-space: nowrap">{_LETTER.sub(letter, formula) if formula else found[0]}</span>'
+
+    return _PIECE.sub(piece, html.escape(text, quote=False))
+
+
+def _listed(cases: tuple[str, ...]) -> str:
+    """Cases in a few words: of a long list the first, and how many more there are."""
+    few = cases if len(cases) <= MOST_CASES + 1 else (*cases[:MOST_CASES], f"{len(cases) - MOST_CASES} more")
+    return "; ".join(few)
+
 
 @dataclass(frozen=True)
 class Ruling:
@@ -89,12 +125,20 @@ class Ruling:
         lines = [f"{label}: {text}." for label, text in notes.items() if text]
         return [*lines, "Said of all cases: one that fails makes it wrong."] if self.universal else lines
 
+    @property
+    def _row(self) -> str:
+        """The finding and the cases, as a cell of the table."""
+        sides = {"Holds": self.holds, "Fails": self.fails}
+        cases = " ".join(f"{label}: {_html(_listed(side))}." for label, side in sides.items() if side)
+        finding = f'<span class="mla-finding">{_html(self.finding)}</span>'
+        return finding + (f'<p class="mla-cases">{cases}</p>' if cases else "")
+
     def __repr__(self) -> str:
-        return "\n".join([f"{VERDICTS[self.verdict]} {self.verdict}: {self.finding}.", *self._notes])
+        return _plain("\n".join([f"{VERDICTS[self.verdict]} {self.verdict}: {self.finding}.", *self._notes]))
 
     def _repr_html_(self) -> str:
-        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}:</strong> {html.escape(self.finding)}."
-        lines = "".join(f"<p>{line}</p>" for line in [verdict, *map(html.escape, self._notes)])
+        verdict = f"<strong>{VERDICTS[self.verdict]} {self.verdict}:</strong> {_html(self.finding)}."
+        lines = "".join(f"<p>{line}</p>" for line in [verdict, *map(_html, self._notes)])
         return f'<div class="mla-ruling" data-verdict="{self.verdict}">{lines}</div>'
 
 
@@ -169,7 +213,8 @@ class Docket:
         return {verdict: counted[verdict] for verdict in VERDICTS}
 
     def __repr__(self) -> str:
-        return "\n".join(f"{VERDICTS[r.verdict]} {r.statement} | {r.finding}" for r in self.rulings.values())
+        rulings = self.rulings.values()
+        return "\n".join(_plain(f"{VERDICTS[r.verdict]} {r.statement} | {r.finding}") for r in rulings)
 
     def _repr_html_(self) -> str:
         """All rulings as a table with links to their sections. Two lists filter it, by style sheet alone.
@@ -197,8 +242,8 @@ class Docket:
         )
         rows = "\n".join(
             f'<tr data-verdict="{r.verdict}" data-topic="{html.escape(r.topic)}">'
-            f'<td><a href="#claim-{r.anchor}">{html.escape(r.statement)}</a></td>'
-            f"<td><b>{VERDICTS[r.verdict]}</b> {r.verdict}</td><td>{html.escape(r.finding)}</td></tr>"
+            f'<td><a href="#claim-{r.anchor}">{_html(r.statement)}</a></td>'
+            f"<td><b>{VERDICTS[r.verdict]}</b> {r.verdict}</td><td>{r._row}</td></tr>"
             for r in self.rulings.values()
         )
         head = "<thead><tr><th>statement</th><th>verdict</th><th>what was found</th></tr></thead>"

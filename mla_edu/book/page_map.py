@@ -157,9 +157,10 @@ def page_map(frames: Sequence[Frame], alt: str, *, first: int = 1) -> Picture:
             face = "none" if page.state == "free" else (colour, strength)
             ax.add_patch(_box(x, y, face))
             text = "".join(page.names)
-            ax.text(x, y, text.lower() if page.state == "idle" else text, ha="center", va="center", fontsize=9)
+            size = 10 if len(text) < 3 else 9
+            ax.text(x, y, text.lower() if page.state == "idle" else text, ha="center", va="center", fontsize=size)
         spent = ", ".join(f"{each.name} {each.spent}" for each in frame.requests if each.spent)
-        ax.text(num_pages - 0.3, y, spent, va="center", fontsize=9)
+        ax.text(num_pages - 0.3, y, spent, va="center")
     ax.set(xlim=(-0.55, num_pages + 3.2), ylim=(len(shown) - 0.4, -0.6))
     ax.set_xticks(range(num_pages))
     ax.set_yticks(range(len(shown)), [str(first + y) for y in range(len(shown))])

@@ -66,6 +66,27 @@ def test_the_table_is_made_from_the_rulings(docket):
     assert len(re.findall("<tr data-verdict", docket._repr_html_())) == 2
 
 
+def test_a_row_names_the_cases_and_counts_the_rest_of_a_long_list(docket):
+    docket.rule("short", "size", "s", {"V3": True, "V2, 60 layers": False}, "f")
+    docket.rule("four", "size", "s", dict.fromkeys("abcd", True), "f")
+    docket.rule("long", "size", "s", dict.fromkeys("abcde", False) | {"x": True}, "f")
+    docket.rule("plain", "size", "s", True, "f")
+    rows = re.findall(r"<td>(<span class=.mla-finding.>.*?)</td>", docket._repr_html_())
+    cases = [re.sub("<.*?>", "", row.partition("<p")[2].partition(">")[2]) for row in rows]
+    assert cases == ["Holds: V3. Fails: V2, 60 layers.", "Holds: a; b; c; d.", "Holds: x. Fails: a; b; c; 2 more.", ""]
+
+
+def test_code_and_formulas_are_set_as_such_and_plain_where_there_is_no_page(docket):
+    ruling = docket.rule("c", "size", "`num_layers` × $d_c' < n_h$", True, "through $W_UK^T$, error 1e-12, 5 kB < a_b")
+    whole = '<span style="white-space: nowrap">'
+    row = re.search(r"<tbody>\n(.*)\n</tbody>", docket._repr_html_())[1]
+    assert f"<code>num_layers</code> × {whole}<i>d</i><sub>c</sub>′ &lt; <i>n</i><sub>h</sub></span>" in row
+    finding = f"{whole}<i>W</i><sub>UK</sub><sup>T</sup></span>, error {whole}1e-12</span>, {whole}5 kB</span> &lt; a_b"
+    assert finding in row and finding in ruling._repr_html_()
+    assert repr(docket) == "✓ num_layers × d_c' < n_h | through W_UK^T, error 1e-12, 5 kB < a_b"
+    assert "$" not in repr(ruling)
+
+
 def test_the_table_offers_each_verdict_and_topic_with_its_count(docket):
     docket.rule("first", "size", "s", True, "f")
     docket.rule("second", "size", "s", False, "f")

@@ -12,7 +12,7 @@ sys.path.append(str(ROOT / "book" / "_ext"))
 from units import join  # noqa: E402
 
 
-@pytest.mark.parametrize("text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min."])
+@pytest.mark.parametrize("text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min.", "5 %."])
 def test_a_unit_is_joined_to_its_number(text):
     assert join(f"about {text} more") == f"about {text.replace(' ', chr(0xA0))} more"
 

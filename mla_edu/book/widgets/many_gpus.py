@@ -119,8 +119,8 @@ class ManyGPUs(Widget):
         """The settings, and what the fullest GPU holds and receives."""
         spec, found = get_model(self.model), self.quantities
         said = (
-            f"{spec.title} on {self.gpus} x {get_gpu(self.gpu).title}, {WAYS[self.layout_name]} dealt out; "
-            f"{self.batch:,} x {self.tokens:,} tokens, {self.dtype} cache"
+            f"{spec.title} on {self.gpus} × {get_gpu(self.gpu).title}, {WAYS[self.layout_name]} dealt out; "
+            f"{self.batch:,} × {self.tokens:,} tokens, {self.dtype} cache"
         )
         weights, cache, states, attention = (
             found[name] for name in ("weight_bytes", "cache_bytes", "state_bytes", "attention_bytes")
