@@ -34,9 +34,13 @@ NOT_FOUND = """<!DOCTYPE html>
 <meta name="robots" content="noindex" /><link rel="icon" href="data:," />
 <title>No such page: {title}</title>
 <style>
+@font-face {{ font-family: "Source Serif 4"; font-weight: 200 900;
+  src: url("{root}_static/fonts/source-serif-4-latin-wght-normal.woff2"); }}
 :root {{ color-scheme: light dark; color: #23211d; background: #fffefb; }}
 body {{ max-width: 34rem; margin: 15vh auto; padding: 0 1.5rem;
-  font: 1.1rem/1.6 "Source Serif 4", Charter, Georgia, serif; }}
+  font: 17px/1.62 "Source Serif 4", Charter, Georgia, serif; }}
+h1 {{ font-size: 2.15rem; font-weight: 600; line-height: 1.15;
+  letter-spacing: -0.01em; }}
 a {{ color: #1f5fae; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ color: #dddad3; background: #16181b; }}

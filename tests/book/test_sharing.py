@@ -193,3 +193,5 @@ def test_site_map_names_every_document(html):
 def test_missing_page_leads_back_from_any_depth(html):
     page = (html / "404.html").read_text(encoding="utf-8")
     assert set(re.findall('(?:href|src)="([^"]*)"', page)) == {SITE, f"{SITE}search.html", "data:,"}
+    (font,) = re.findall(r'url\("([^"]*)"\)', page)
+    assert (html / font.removeprefix(SITE)).is_file()
