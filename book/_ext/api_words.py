@@ -73,7 +73,8 @@ NAMED = re.compile(
     r'<h[1-6]\b.*?</h[1-6]>|<nav id="pst-page-toc-nav".*?</nav>', re.DOTALL
 )
 LITERAL = re.compile(r'(?<=<span class="pre">)[^<]+')
-LONGEST = 22  # letters of a name that always fit on a line
+LONGEST = 19  # letters of a name that always fit on a line
+BETWEEN_WORDS = re.compile(r"(?<=\w_)(?=\w)|(?<=[a-z])(?=[A-Z])")
 
 
 def balanced(text):
@@ -140,14 +141,14 @@ def parts(text):
 def breakable(page):
     """A page whose headings and contents break long names after a dot.
 
-    A part that is long by itself may break after its underscores too.
+    A part that is long by itself may break between its words too.
     """
 
     def name(found):
         parts = re.split(r"(?<=[\w)]\.)(?=\w)", found[0])
         long = (len(part) > LONGEST for part in parts)
         parts = (
-            re.sub(r"(?<=\w)_(?=\w)", "_<wbr/>", part) if is_long else part
+            BETWEEN_WORDS.sub("<wbr/>", part) if is_long else part
             for part, is_long in zip(parts, long, strict=True)
         )
         return "<wbr/>".join(parts)

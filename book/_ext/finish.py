@@ -17,6 +17,7 @@ from formulas import STYLES
 from icons import draw_icons
 from sphinx.errors import ExtensionError
 from style_sheets import reduce
+from units import keep_whole
 
 LICENCES = {"_static/fonts/OFL.txt"}
 STYLE_SHEET = "_static/book-pages.css"
@@ -201,9 +202,9 @@ def finish(folder):
     script = without_marks(read_scripts(folder, shared))
     apart = read_scripts(folder, [p for p, name in names.items() if name in APART])
     sheets = [sheet for path in assets(pages, LINK) for sheet in imported(folder, path)]
-    pages = {
-        name: breakable(mend(draw_icons(plain(text)))) for name, text in pages.items()
-    }
+    steps = plain, draw_icons, mend, breakable, keep_whole
+    for step in steps:
+        pages = {name: step(text) for name, text in pages.items()}
     said = "\n".join([script, apart, *pages.values()])
     css = reduce(sheets, words_of(pages, script + apart), said)
     styles, script = write(folder, STYLE_SHEET, css), write(folder, SCRIPT, script)
