@@ -23,9 +23,7 @@ def test_other_words_are_not(text):
 
 
 def test_a_short_number_of_a_table_keeps_its_hyphen():
-    cells = (
-        '<table class="mla-table"><td id="a-1">≤ {}</td><th>{}</th><td>DeepSeek-V3.2 -3.5 up-down</td></table>{}'
-    )
+    cells = '<table class="mla-table"><td id="a-1">≤ {}</td><th>{}</th><td>DeepSeek-V3.2 -3.5 up-down</td></table>{}'
     whole = [f'<span class="mla-unbroken">{number}</span>' for number in ("1e-12", "GQA-8")]
     assert keep_whole(cells.format("1e-12", "GQA-8", "1e-12")) == cells.format(*whole, "1e-12")
 
