@@ -1,5 +1,6 @@
 """What the API pages make of plain text: formulas, names, signs; and where a long name breaks."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -64,4 +65,4 @@ def test_a_name_in_a_heading_breaks_after_a_dot_and_a_long_part_of_it_between_it
 def test_no_formula_of_the_reference_stands_as_text(html):
     page = (html / "book" / "api" / "cost.html").read_text(encoding="utf-8")
     assert page.count('class="katex"') > 20
-    assert "d_c + d_h" not in page.replace("d_c + d_h^R</annotation>", "")
+    assert "d_h" not in re.sub(r"<annotation.*?</annotation>", "", page)
