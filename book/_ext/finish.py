@@ -12,10 +12,12 @@ import shutil
 from pathlib import Path
 
 from access import mend
+from api_words import breakable
 from formulas import STYLES
 from icons import draw_icons
 from sphinx.errors import ExtensionError
 from style_sheets import reduce
+from units import keep_whole
 
 LICENCES = {"_static/fonts/OFL.txt"}
 STYLE_SHEET = "_static/book-pages.css"
@@ -39,6 +41,8 @@ MARKS = re.compile(
     r'"complete"===document\.readyState\?(\w+)\(\)'
     r':window\.addEventListener\("load",\1\)'
 )
+# What the theme marks in the contents stays where it was: contents.js does it instead.
+CONTENTS = re.compile(r'document\.querySelector\("#pst-page-toc-nav"\)')
 # Names, brackets and spaces have the ink of the code: half of the page's elements.
 PLAIN = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')
 VIEWPORT = re.compile(r'<meta (?:content="[^"]*" )?name="viewport"[^>]*>')
@@ -176,10 +180,12 @@ def read_scripts(folder, paths):
 
 
 def without_marks(script):
-    """The shared script without the theme's search for what scrolls."""
-    script, dropped = MARKS.subn("0", script)
-    if dropped != 1:
-        raise ExtensionError(f"the theme marks what scrolls {dropped} times, not once")
+    """The shared script without the theme's marks of what scrolls and what is read."""
+    parts = ("what scrolls", MARKS, "0"), ("what is read", CONTENTS, "null")
+    for what, pattern, instead in parts:
+        script, dropped = pattern.subn(instead, script)
+        if dropped != 1:
+            raise ExtensionError(f"the theme marks {what} {dropped} times, not once")
     return script
 
 
@@ -196,7 +202,9 @@ def finish(folder):
     script = without_marks(read_scripts(folder, shared))
     apart = read_scripts(folder, [p for p, name in names.items() if name in APART])
     sheets = [sheet for path in assets(pages, LINK) for sheet in imported(folder, path)]
-    pages = {name: mend(draw_icons(plain(text))) for name, text in pages.items()}
+    steps = plain, draw_icons, mend, breakable, keep_whole
+    for step in steps:
+        pages = {name: step(text) for name, text in pages.items()}
     said = "\n".join([script, apart, *pages.values()])
     css = reduce(sheets, words_of(pages, script + apart), said)
     styles, script = write(folder, STYLE_SHEET, css), write(folder, SCRIPT, script)

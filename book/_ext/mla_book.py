@@ -135,11 +135,11 @@ def sentence(text):
 
 def parse_docstring(app, what, name, obj, options, lines):
     """Turn a Google docstring into reStructuredText, in place."""
-    if what not in {
-        "attribute",
-        "data",
-        "property",
-    }:  # there napoleon takes "Width: in heads" for a type
+    if (
+        what == "property"
+    ):  # as a method's; else napoleon takes "Width: in heads" for a type
+        what = "method"
+    if what not in {"attribute", "data"}:
         settings = Config(napoleon_use_rtype=False, napoleon_use_ivar=True)
         lines[:] = GoogleDocstring(
             lines, settings, app, what, name, obj, options
@@ -306,7 +306,7 @@ def setup(app):
     # A build makes millions of nodes and drops few: to look for garbage after each
     # 700, as Python does, takes as long as all the rest.
     gc.set_threshold(300_000, 20, 50)
-    parts = "citations code_changes formulas finish minutes sharing units"
+    parts = "api_words citations code_changes formulas finish minutes sharing units"
     for name in parts.split():
         app.setup_extension(name)
     app.add_directive("saved-widget", SavedWidget)

@@ -5,6 +5,7 @@ stands beside the page as Markdown too, with its outputs in words. The landing p
 also the root of the site.
 """
 
+import base64
 import json
 import posixpath
 import re
@@ -27,6 +28,8 @@ ADDRESS = re.compile(r'\b(href|src|action)="(?![a-z]+:|[#/?])([^"]*)"')
 EXERCISE = re.compile(r"^:::\{exercise-start\} (.*)\n:label: (\S+)\n:::$", re.M)
 SOLUTION = re.compile(r"^:::\{solution-start\} (\S+)\n:class: dropdown\n:::$", re.M)
 EXERCISE_END = re.compile(r"^:::\{(?:exercise|solution)-end\}\n:::\n\n?", re.M)
+# The page that is not there is asked for at any depth, so it carries its font.
+FONT = "_static/fonts/source-serif-4-latin-wght-normal.woff2"
 NOT_FOUND = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -34,9 +37,13 @@ NOT_FOUND = """<!DOCTYPE html>
 <meta name="robots" content="noindex" /><link rel="icon" href="data:," />
 <title>No such page: {title}</title>
 <style>
+@font-face {{ font-family: "Source Serif 4"; font-weight: 200 900;
+  src: url(data:font/woff2;base64,{font}); }}
 :root {{ color-scheme: light dark; color: #23211d; background: #fffefb; }}
 body {{ max-width: 34rem; margin: 15vh auto; padding: 0 1.5rem;
-  font: 1.1rem/1.6 "Source Serif 4", Charter, Georgia, serif; }}
+  font: 17px/1.62 "Source Serif 4", Charter, Georgia, serif; }}
+h1 {{ font-size: 2.15rem; font-weight: 600; line-height: 1.15;
+  letter-spacing: -0.01em; }}
 a {{ color: #1f5fae; }}
 @media (prefers-color-scheme: dark) {{
   :root {{ color: #dddad3; background: #16181b; }}
@@ -177,6 +184,12 @@ def root_page(text):
     return ADDRESS.sub(move, text)
 
 
+def not_found(folder, title, root):
+    """The page that a server shows in place of one that is not there."""
+    font = base64.b64encode((folder / FONT).read_bytes()).decode()
+    return NOT_FOUND.format(title=title, root=root, font=font)
+
+
 def contents(app):
     """The chapters in reading order, as (document, title)."""
     titles = app.env.titles
@@ -205,7 +218,7 @@ def publish(app, exception):
     urls = "\n".join(f"<url><loc>{published(app, doc)}</loc></url>" for doc in docs)
     files = {
         "index.html": root_page(landing),
-        "404.html": NOT_FOUND.format(title=app.config.html_title, root=site),
+        "404.html": not_found(folder, app.config.html_title, site),
         "llms.txt": "\n\n".join(overview[:3]) + "\n\n" + "\n".join(overview[3:]) + "\n",
         "robots.txt": f"User-agent: *\nAllow: /\nSitemap: {site}sitemap.xml\n",
         "sitemap.xml": '<?xml version="1.0" encoding="utf-8"?>\n'

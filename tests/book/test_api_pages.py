@@ -62,3 +62,9 @@ def test_a_module_named_like_a_function_of_its_package_shows_what_it_holds(html)
 
 def test_a_comment_for_a_tool_describes_nothing(html):
     assert "fmt: skip" not in (html / "book" / "api" / "bench.html").read_text(encoding="utf-8")
+
+
+def test_what_a_property_raises_is_a_field(html):
+    text = (html / "book" / "api" / "cache.html").read_text(encoding="utf-8")
+    entry = text.partition('id="mla_edu.cache.layer.LayerCache.length"')[2].partition('<dl class="py')[0]
+    assert re.search(r'<dt class="field-\w+">Raises', entry)

@@ -8,7 +8,7 @@ from pybtex.database import parse_string
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
 
-from citations import tell_apart
+from citations import Bibliography, register, tell_apart
 
 BOOKS = """
 @misc{one, author = {{Some Lab}}, year = {2024}, title = {Words}}
@@ -27,6 +27,13 @@ def test_years_that_would_read_alike_have_letters_by_title():
         assert [entry.fields["year"] for entry in entries.values()] == [
             "2024b", "2024a", "2025", "2024a", "2024b", "2024",
         ]  # fmt: skip
+
+
+def test_teams_stand_among_the_persons():
+    register()
+    entries = parse_string(BOOKS + "@misc{seven, author = {Zhou, K.}, year = {2024}, title = {Last}}", "bibtex").entries
+    found = [str(entry.persons["author"][0]) for entry in Bibliography().sort(entries.values())]
+    assert found == ["Lee, A.", "Lee, A.", "Lee, X.", *["{Some Lab}"] * 3, "Zhou, K."]
 
 
 def test_words_of_a_citation_lead_to_one_paper(html):

@@ -1,5 +1,6 @@
 """What search engines, previews of links and readers of plain text get to see."""
 
+import base64
 import json
 import re
 import struct
@@ -193,3 +194,5 @@ def test_site_map_names_every_document(html):
 def test_missing_page_leads_back_from_any_depth(html):
     page = (html / "404.html").read_text(encoding="utf-8")
     assert set(re.findall('(?:href|src)="([^"]*)"', page)) == {SITE, f"{SITE}search.html", "data:,"}
+    font = (html / sharing.FONT).read_bytes()
+    assert f"url(data:font/woff2;base64,{base64.b64encode(font).decode()})" in page

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book" / "_ext"))
 
-from units import join  # noqa: E402
+from units import join, keep_whole  # noqa: E402
 
 
 @pytest.mark.parametrize("text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min.", "5 %."])
@@ -20,6 +20,12 @@ def test_a_unit_is_joined_to_its_number(text):
 @pytest.mark.parametrize("text", ["5 Bytes", "3 models", "a B", "2 mins", "4 minutes", "1 section", "7 sB"])
 def test_other_words_are_not(text):
     assert join(text) == text
+
+
+def test_a_short_number_of_a_table_keeps_its_hyphen():
+    cells = '<table class="mla-table"><td id="a-1">≤ {}</td><th>{}</th><td>DeepSeek-V3.2 -3.5 up-down</td></table>{}'
+    whole = [f'<span class="mla-unbroken">{number}</span>' for number in ("1e-12", "GQA-8")]
+    assert keep_whole(cells.format("1e-12", "GQA-8", "1e-12")) == cells.format(*whole, "1e-12")
 
 
 def test_no_unit_of_the_landing_page_can_be_cut_off(html):
