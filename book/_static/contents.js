@@ -11,7 +11,7 @@
   let [followed, asked] = [Number.NEGATIVE_INFINITY, false];
 
   // What is above this line has been begun. Near the end of a page it sinks to the foot of the window.
-  function height_of_line() {
+  function heightOfLine() {
     const { scrollHeight, clientHeight } = document.documentElement;
     return Math.max(0.3 * clientHeight, clientHeight - (scrollHeight - clientHeight - scrollY));
   }
@@ -27,16 +27,16 @@
     }
   }
 
-  function mark_what_is_read() {
+  function markWhatIsRead() {
     asked = false;
     if (performance.now() - followed < CALM) return;
-    const line = height_of_line();
+    const line = heightOfLine();
     const begun = sections.findLast(({ section }) => section.getBoundingClientRect().top <= line);
     if (!begun?.link.classList.contains("active")) mark(begun?.link);
   }
 
   function soon() {
-    if (!asked) requestAnimationFrame(mark_what_is_read);
+    if (!asked) requestAnimationFrame(markWhatIsRead);
     asked = true;
   }
 
