@@ -73,7 +73,9 @@
   ];
   // Links within text that differ from it by a colour alone, and by little of that
   const between = (a, b) => {
-    const [low, high] = [a, b].map((element) => luminance(channels(getComputedStyle(element).color))).sort((x, y) => x - y);
+    const [low, high] = [a, b]
+      .map((element) => luminance(channels(getComputedStyle(element).color)))
+      .sort((x, y) => x - y);
     return (high + 0.05) / (low + 0.05);
   };
   const marked = (element) => {
