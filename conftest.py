@@ -3,6 +3,7 @@
 Each chapter is a test too: executed, it gives the outputs that were committed.
 """
 
+import gc
 import os
 
 # Before torch, transformers or triton is imported, here or in a notebook's kernel.
@@ -50,6 +51,12 @@ class Notebook(pytest.File):
 
 def pytest_collect_file(file_path, parent):
     return Notebook.from_parent(parent, path=file_path) if file_path.suffix == ".ipynb" else None
+
+
+def pytest_collection_finish():
+    """Thousands of collected tests live to the end: Python's garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

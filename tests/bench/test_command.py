@@ -197,6 +197,7 @@ def run_as_a_user(*arguments, folder):
     return run.stdout
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_toy_goes_all_the_way_with_the_real_kernels(tmp_path):
     shown = run_as_a_user("kernel", "--toy", folder=tmp_path)

@@ -33,7 +33,7 @@ def test_the_mark_follows_a_reader_down_and_up_and_over_a_leap(page):
 def test_each_section_has_the_mark_for_a_while(page):
     places = page.evaluate(PLACES)
     end = page.evaluate("document.documentElement.scrollHeight")
-    seen = [name for top in range(0, end, 160) for name in marked(page, top)]
+    seen = [name for top in range(0, end, 320) for name in marked(page, top)]
     assert list(dict.fromkeys(seen)) == [name for name, _ in places]
 
 

@@ -92,7 +92,11 @@ def ids_of(path, size):
 
 
 @pytest.mark.parametrize(
-    ("how", "timeout", "size"), [(signal.SIGKILL, 100, 3), (signal.SIGSTOP, 6, 2)], ids=["killed", "stopped"]
+    ("how", "timeout", "size"),
+    [
+        pytest.param(signal.SIGKILL, 100, 3, id="killed"),
+        pytest.param(signal.SIGSTOP, 6, 2, id="stopped", marks=pytest.mark.long),
+    ],
 )
 def test_the_others_end_when_a_rank_is_lost(tmp_path, how, timeout, size):
     """A killed process is noticed at once, one that hangs after the set time."""
@@ -112,6 +116,7 @@ def test_the_others_end_when_a_rank_is_lost(tmp_path, how, timeout, size):
             process.wait()
 
 
+@pytest.mark.long
 def test_torchrun_ends_all_when_one_is_killed(tmp_path):
     command = [*TORCHRUN, "--nproc-per-node", "2", str(HERE / "loser.py"), str(tmp_path / "ids"), "100", "2"]
     launched = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)

@@ -1,6 +1,7 @@
-"""What the tests of offsets and of NaN share."""
+"""What the tests of kernels share."""
 
 import mmap
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,32 @@ from torch import Tensor
 
 NORESERVE = 0x4000  # of Linux: addresses without memory behind them
 HALF = 2**31
+
+
+@pytest.fixture(scope="session", autouse=True)
+def language_is_patched_once_per_launch():
+    """Triton's interpreter patches its language anew whenever a jitted function calls another: half of all its time."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    launch, patch, patched = interpreter.GridExecutor.__call__, interpreter._patch_lang, set()
+    language = (interpreter.tl, interpreter.tl.core)
+
+    def launch_anew(*args, **options):
+        patched.clear()
+        return launch(*args, **options)
+
+    def patch_the_rest(fn):
+        modules = {each.__name__ for each in fn.__globals__.values() if any(each is module for module in language)}
+        if not modules <= patched:
+            patched.update(modules)
+            return patch(fn)
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        patches.setattr(interpreter, "_patch_lang", patch_the_rest)
+        yield
 
 
 @pytest.fixture
