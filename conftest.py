@@ -54,7 +54,7 @@ def pytest_collect_file(file_path, parent):
 
 
 def pytest_collection_finish():
-    """Thousands of collected tests live to the end: Python's garbage collector need not look at them again and again."""
+    """Thousands of collected tests live to the end: Python's garbage collector need not look at them again."""
     gc.collect()
     gc.freeze()
 
