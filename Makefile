@@ -48,8 +48,8 @@ test: venv-full ## Run every check but the longest: style, types, package, noteb
 	@echo "Running the tests ..."
 	@SHAPED="$(SHAPE_TESTS)" $(PYTEST) -m "not long"
 
-test-long: venv-full ## Run the longest: kernels with a fault in them, more processes, the wheel by itself
-	@$(PYTEST) -m long tests
+test-long: venv-full ## Run the longest: four chapters, kernels with a fault in them, more processes, the wheel by itself
+	@$(PYTEST) -m long
 
 check: venv-full ## Run the quick tests, in about a minute
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests

@@ -1,6 +1,6 @@
 """What all tests share: no network, one thread per process, the same Hypothesis examples in every CI run.
 
-Each chapter is a test too: executed, it gives the outputs that were committed.
+Each chapter is a test too: executed, it gives the outputs that were committed. The longest are left to the long tests.
 """
 
 import gc
@@ -30,6 +30,9 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+LONGEST = {"compression", "how-wide-a-latent", "measured", "the-decode-kernel"}
+
+
 class Outputs(pytest.Item):
     def runtest(self):
         committed = nbformat.read(self.path, as_version=4)
@@ -46,7 +49,10 @@ class Outputs(pytest.Item):
 
 class Notebook(pytest.File):
     def collect(self):
-        yield Outputs.from_parent(self, name="outputs")
+        outputs = Outputs.from_parent(self, name="outputs")
+        if self.path.stem in LONGEST:
+            outputs.add_marker(pytest.mark.long)
+        yield outputs
 
 
 def pytest_collect_file(file_path, parent):

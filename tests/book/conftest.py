@@ -64,8 +64,11 @@ def serve():
         return f"http://127.0.0.1:{server.server_port}/"
 
     yield start
-    for server in servers:
-        server.shutdown()
+    ends = [threading.Thread(target=server.shutdown) for server in servers]  # each waits for half a second
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join()
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,7 @@ def lab(tmp_path):
         server.wait(20)
 
 
+@pytest.mark.long
 def test_attributes_drive_the_view_and_the_view_drives_them(browser, lab):
     from playwright.sync_api import TimeoutError
 

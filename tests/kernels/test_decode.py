@@ -217,7 +217,7 @@ def test_the_device_leaves_room_for_every_part(tiles):
     assert sum(-(-each // share.item()) for each in tiles) <= num_parts
 
 
-@pytest.mark.parametrize("tiles", [None, Tiles(64, 64, 8, 2)])
+@pytest.mark.parametrize("tiles", [None, pytest.param(Tiles(64, 64, 8, 2), marks=pytest.mark.long)])
 def test_more_sequences_than_one_look_at_the_lengths_takes(tiles):
     problem = random_problem([5, 0] * 64 + [70, 140], kv_lora_rank=16, qk_rope_head_dim=8, page_size=16, device=DEVICE)
     with on_a_gpu_of(11):
