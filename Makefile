@@ -48,7 +48,7 @@ test: venv-full ## Run every check but the longest: style, types, package, noteb
 	@echo "Running the tests ..."
 	@SHAPED="$(SHAPE_TESTS)" $(PYTEST) -m "not long"
 
-test-long: venv-full ## Run the longest: four chapters, kernels with a fault in them, more processes, the wheel by itself
+test-long: venv-full ## Run the longest: seven chapters, kernels with a fault in them, more processes, the wheel by itself
 	@$(PYTEST) -m long
 
 check: venv-full ## Run the quick tests, in about a minute

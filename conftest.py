@@ -30,7 +30,15 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-LONGEST = {"compression", "how-wide-a-latent", "measured", "the-decode-kernel"}
+LONGEST = {
+    "a-state-beside-the-latent",
+    "a-whole-model",
+    "compression",
+    "how-wide-a-latent",
+    "measured",
+    "serving",
+    "the-decode-kernel",
+}
 
 
 class Outputs(pytest.Item):

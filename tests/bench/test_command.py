@@ -214,6 +214,7 @@ def test_a_toy_goes_all_the_way_with_the_real_kernels(tmp_path):
         assert f"{name}: " in shown
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_toy_layer_goes_all_the_way(tmp_path):
     run_as_a_user("layer", "--toy", folder=tmp_path)

@@ -145,7 +145,7 @@ def on_a_gpu_of(multiprocessors, min_share=16):
     plan.make_plan.cache_clear()
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(
     seq_lens=st.lists(st.integers(0, 150), min_size=1, max_size=7),
     multiprocessors=st.integers(1, 12),
@@ -160,7 +160,7 @@ def test_even_shares_of_any_batch_meet_the_specification(multiprocessors, **shap
         check_answer(launch.decode(*problem.tensors, **problem.options), problem.expected())
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     seq_lens=st.lists(st.integers(0, 300), min_size=1, max_size=5),
     num_heads=st.sampled_from([3, 35]),

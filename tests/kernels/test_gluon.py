@@ -48,13 +48,13 @@ RUNS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=9)
 @given(SHAPES, RUNS)
 def test_a_loop_gives_the_same(shape, run):
     check(random_problem(**shape, device=DEVICE), **run)
 
 
-@settings(max_examples=10)
+@settings(max_examples=7)
 @given(SHAPES, RUNS, st.data())
 def test_a_nan_shows_where_it_is_seen(shape, run, data):
     problem = random_problem(**shape, device=DEVICE)

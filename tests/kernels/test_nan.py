@@ -78,7 +78,7 @@ def all_who_see(problem, places):
     return seen[..., None].expand(-1, -1, problem.q.shape[2])
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     problems_with_places(
         dtype=st.sampled_from(["fp32", "fp16", "bf16"]),
@@ -96,7 +96,7 @@ def test_a_nan_in_a_token_shows_where_it_is_seen(drawn, num_splits):
     check_nan(problem, broken, all_who_see(problem, places), num_splits=num_splits)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     problems_with_places(
         dtype=st.just("fp8_mla"), kv_lora_rank=st.sampled_from([128, 256]), qk_rope_head_dim=st.sampled_from([0, 8])
