@@ -78,7 +78,7 @@ pdf: $(INDEX) venv-full ## Print the whole book into _build/mla-book.pdf
 	@$(BIN)/python tools/make_pdf.py
 
 lab: venv-full ## Open the chapters in JupyterLab
-	@$(BIN)/jupyter lab book
+	@$(BIN)/jupyter lab book $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: venv-full ## Execute the chapters in place; some only: NOTEBOOKS="compression absorption"
 	@$(BIN)/python tools/execute_notebooks.py $(NOTEBOOKS)

@@ -254,6 +254,10 @@ def parse_user_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_UserLoader)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise ValueError(f"{error.problem}{where}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
@@ -269,7 +273,7 @@ def read_text(path: str | Path, expected: str, limit: int = TEXT) -> str:
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
-        TypeError: ``path`` is none.
+        TypeError: ``path`` is not a path.
         ValueError: it is a folder or a device, too large, or no text.
     """
     with open_file(path, expected) as file:

@@ -92,6 +92,20 @@ def test_a_layout_that_one_model_of_several_does_not_allow_is_left_empty():
     assert "-: tensor x context is 8 for gemma-3-1b" in run("cache", "gemma-3-1b").stdout
 
 
+def test_heads_that_do_not_divide_are_said_to_be_padded():
+    shown = " ".join(run("cache", "deepseek-v3", "--tp", "3").stdout.split())
+    assert "deepseek-v3: query heads padded by 1 for tp 3" in shown
+    assert answers("cache", "deepseek-v3", "--tp", "3")["models"][0]["layouts"][0]["padded_heads"] == 1
+    assert "padded" not in run("cache", "deepseek-v3", "--tp", "4").stdout
+
+
+def test_more_tokens_than_the_configuration_has_positions_are_said(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"max_position_embeddings": 4096}))
+    model = f"{tmp_path}{os.sep}"
+    assert "more tokens than the 4,096 positions of its" in " ".join(run("cache", model).stdout.split())
+    assert "positions" not in run("cache", model, "--tokens", "4096").stdout
+
+
 def test_json_counts_index_keys_and_states_apart():
     sparse, hybrid = answers("cache", "deepseek-v3.2", "kimi-linear-48b-a3b", "--tokens", "1k")["models"]
     assert sparse["index_bytes_per_sequence"] == 61 * 256 * 1024
@@ -110,7 +124,8 @@ def test_weight_format_decides_how_many_gpus_are_assumed(dtype, gpus):
 def test_an_unknown_parameter_count_is_said():
     (row,) = answers("cache", "deepseek-v3.1", "--gpu", "h200")["models"]
     assert row["weight_bytes"] is None and row["layouts"][0]["fit"] is None
-    assert "the number of parameters is not known" in run("cache", "deepseek-v3.1", "--gpu", "h200").stdout
+    shown = " ".join(run("cache", "deepseek-v3.1", "--gpu", "h200").stdout.split())
+    assert "the number of parameters is not known, --parameters gives it: deepseek-v3.1." in shown
 
 
 def test_an_unknown_weight_format_is_said_and_never_taken_for_16_bits():

@@ -22,6 +22,7 @@ from mla_edu.cost import (
     layouts,
     move_bytes,
     num_attention_parameters,
+    padded_heads,
     sequence_bytes,
     sequence_share,
     step_bytes,
@@ -114,6 +115,13 @@ def test_the_fullest_gpu_holds_what_a_loop_over_all_of_them_finds(case, tokens):
     assert share.kv == share.total == max(held)
     assert len(copies) == group.layers * group.heads * entries  # nothing is lost
     assert max(copies.values(), default=cache_copies(spec, layout)) == cache_copies(spec, layout)
+
+
+@given(spread(models))
+def test_heads_of_padding_make_each_gpu_of_a_group_hold_as_many(case):
+    spec, layout = case
+    held = [len(dealt(spec.num_attention_heads, layout.group, place)) for place in range(layout.group)]
+    assert padded_heads(spec, layout) == sum(max(held) - heads for heads in held)
 
 
 @given(spread(plain_models()))

@@ -1,5 +1,6 @@
 """The tools behind the Makefile: preparing .venv, executing notebooks, serving the book."""
 
+import fcntl
 import os
 import platform
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -54,6 +56,17 @@ def test_environment_is_prepared_once(project, capsys):
     prepare_venv.main("book")
     prepare_venv.main("full")
     assert len(calls) == 5
+
+
+def test_a_target_that_has_to_wait_for_another_says_so(project, capsys):
+    folder, _ = project
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    threading.Timer(0.2, os.close, [other]).start()
+    prepare_venv.wait_for_turn()
+    assert "waiting for it" in capsys.readouterr().out
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize(("name", "renders"), [("requirements.txt", False), ("tools/package-lock.json", True)])

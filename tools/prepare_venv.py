@@ -106,6 +106,16 @@ def npm_install(*arguments: str) -> None:
     install("-c", NPM, "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error", *arguments)
 
 
+def wait_for_turn() -> None:
+    """One at a time, until this process ends."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another target is installing into .venv: waiting for it ...", flush=True)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+
+
 def main(level: str) -> None:
     if is_ready(level):
         return
@@ -130,7 +140,7 @@ def main(level: str) -> None:
 
 if __name__ == "__main__":
     try:
-        fcntl.flock(os.open(ROOT, os.O_RDONLY), fcntl.LOCK_EX)  # one at a time, until this process ends
+        wait_for_turn()
         main(sys.argv[1])
     except KeyboardInterrupt:
         sys.exit("Interrupted. The next run starts anew.")

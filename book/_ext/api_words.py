@@ -43,7 +43,7 @@ NAME = r"\b[A-Za-z]\w*(?:_\w+)+\b|\b\d+(?![\w.])"
 FORMULA = re.compile(rf"(?<![\w.,]){run(LETTER + '|' + PLAIN)}")
 POWER = r"\b\d+\*\*-?\d+"
 CODE = re.compile(
-    r"“[\w.=-]+”"  # a value
+    r"“(?:[\w.=-]*|[a-z][\w ]*)[“”]"  # a value
     r"|\[[^][]*_[^][]*\]"  # a shape
     r"|\bsqrt\([^()]*\)"
     r"|\b[a-z]\w*=[\w,-]*\w"  # an argument
@@ -54,6 +54,7 @@ SIGNS = (
     (r"(?<=[\w)]) [*x] (?=[\w(])", " × "),
     (r"(?<=[\w)]) - (?=[\w(])", " − "),
     (r" <= ", " ≤ "),
+    (r"(?<!\w)-inf\b", "−inf"),
 )
 TEX = (
     (r"’", "'"),
@@ -69,6 +70,9 @@ TEX = (
     (r" \+= ", r" \\mathrel{+}= "),
 )
 
+QUOTED = re.compile(
+    "['\"]([A-Z][A-Za-z]+)['\"]"
+)  # a class that is defined further down
 NAMED = re.compile(
     r'<h[1-6]\b.*?</h[1-6]>|<nav id="pst-page-toc-nav".*?</nav>', re.DOTALL
 )
@@ -165,10 +169,22 @@ def is_verbatim(node):
     return False
 
 
+def plain_types(signature):
+    """Take off what only Python needs: what a class returns, quotes about a type."""
+    if signature.parent["objtype"] == "class":
+        for returns in list(signature.findall(addnodes.desc_returns)):
+            signature.remove(returns)
+    for quoted in list(signature.findall(addnodes.desc_sig_literal_string)):
+        if name := QUOTED.fullmatch(quoted.astext()):
+            quoted.parent.replace(quoted, nodes.Text(name[1]))
+
+
 def set_words(app, doctree):
-    """Set the formulas and names of an API page."""
+    """Set the signatures, formulas and names of an API page."""
     if not app.env.docname.startswith(PAGES):
         return
+    for signature in doctree.findall(addnodes.desc_signature):
+        plain_types(signature)
     for text in list(doctree.findall(nodes.Text)):
         if not is_verbatim(text.parent):
             made = parts(text.astext())

@@ -68,7 +68,7 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 def model_of(point: str) -> ModelConfig:
-    """The model with the attention of a point, as large as the one with ``gqa-8``, within half a percent.
+    """The model with the attention of a point, as large as the one with ``gqa-8``, within half a per cent.
 
     Args:
         point: one of ``POINTS``.

@@ -3,7 +3,7 @@
 A verdict is not written down but follows from the cases that were computed: all hold, none holds, or some do. Who
 chooses the cases has a hand in it, so a ruling names them.
 
-In a statement, a finding and a case, names of code stand between backticks, and formulas between dollars: $W_UK^T$.
+In a statement, a finding and a case, names of code stand between backticks, and formulas between dollars: ``$W_UK^T$``.
 """
 
 import html
@@ -176,7 +176,7 @@ class Docket:
 
         Raises:
             TypeError: a case is neither True nor False.
-            ValueError: ``anchor`` is none, or there is no case.
+            ValueError: ``anchor`` is not of that form, or there is no case.
         """
         cases = holds if isinstance(holds, Mapping) else {"": holds}
         for case, value in cases.items():
@@ -195,7 +195,7 @@ class Docket:
         """Enter a statement that nothing here can compute, with what its source says. Arguments as in ``rule``.
 
         Raises:
-            ValueError: ``anchor`` is none, or ``source`` is empty.
+            ValueError: ``anchor`` is not of that form, or ``source`` is empty.
         """
         if not source:
             raise ValueError("source is empty; expected where the finding was read")

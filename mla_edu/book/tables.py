@@ -34,7 +34,7 @@ class Table:
         return f'<table class="mla-table">\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
-_NUMBER = re.compile(r"-?[\d,.]*%?")
+_NUMBER = re.compile(r"[-+]?[\d,.]*%?|—")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

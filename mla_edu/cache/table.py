@@ -86,7 +86,7 @@ class SequenceTable:
         seq_lens: the same, int32 on the device.
 
     Raises:
-        TypeError: ``device`` is none.
+        TypeError: ``device`` is not a device.
         ValueError: a size is out of range, or there is no such device.
     """
 
@@ -265,7 +265,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def as_integer(value: SupportsIndex) -> int:
-    """An integer of Python, of numpy or of a tensor, but no bool; raises ``TypeError`` where it is none."""
+    """An integer of Python, of numpy or of a tensor, but no bool; raises ``TypeError`` for anything else."""
     if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
         raise TypeError("a bool is no integer")
     return operator.index(value)

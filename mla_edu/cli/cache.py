@@ -130,7 +130,7 @@ def cache(
         console.print(f"{batch_size:,} x {num_tokens:,} tokens; cache {dtype}, {said}", highlight=False)
         _print_models(rows, console)
         _print_layouts(rows, card, console)
-        for note in [*_model_notes(rows), *_layout_notes(rows, card, batch_size, num_gpus, layout)]:
+        for note in [*_model_notes(rows, num_tokens), *_layout_notes(rows, card, batch_size, num_gpus, layout)]:
             console.print(note, highlight=False, style="dim")
     for name, why in refused.items():
         say(why if len(models) == 1 or name in why else f"{name}: {why}")
@@ -169,6 +169,7 @@ def _whole(
         "bytes_in_all": batch_size * per_sequence,
         "weight_bytes": cost.weight_bytes(model, weights),
         "weight_formats": formats and formats.model_dump(),
+        "positions": model.max_position_embeddings,
         "why": model.why,
         "cautions": list(model.cautions),
     }
@@ -197,6 +198,7 @@ def _on_each(
         "state_bytes_per_sequence": share.state,
         "bytes_per_sequence": share.total,
         "copies": cost.cache_copies(model, layout),
+        "padded_heads": cost.padded_heads(model, layout),
         "fit": fit and dataclasses.asdict(fit),
     }
 
@@ -244,7 +246,7 @@ def _formats(formats: dict[str, str]) -> str:
     return others if attention == others else f"{others} (attention {attention})"
 
 
-def _model_notes(rows: list[Row]) -> list[str]:
+def _model_notes(rows: list[Row], num_tokens: int) -> list[str]:
     notes = ["1 GB = 10**9 bytes. per token: the first one, before a window is full."]
     extras = [row["name"] for row in rows if row["index_bytes_per_sequence"] or row["state_bytes_per_sequence"]]
     if extras:
@@ -258,7 +260,10 @@ def _model_notes(rows: list[Row]) -> list[str]:
         notes.append(f"format of the published weights not known, --weights-dtype gives one: {', '.join(unknown)}.")
     sizeless = [row["name"] for row in rows if row["weight_bytes"] is None and row["weight_formats"]]
     if sizeless:
-        notes.append(f"the number of parameters is not known: {', '.join(sizeless)}.")
+        notes.append(f"the number of parameters is not known, --parameters gives it: {', '.join(sizeless)}.")
+    for row in rows:
+        if row["positions"] is not None and num_tokens > row["positions"]:
+            notes.append(f"{row['name']}: more tokens than the {row['positions']:,} positions of its configuration.")
     return notes + [f"{row['name']}: {caution}." for row in rows for caution in row["cautions"]]
 
 
@@ -274,5 +279,9 @@ def _layout_notes(
     notes.append("copies: GPUs that hold the same latent, or the same key/value head.")
     if gpu:
         notes.append(f"fit: sequences on all GPUs. tokens: in each of {batch_size:,}, at most.")
+    for row in rows:
+        if padded := {way["words"]: way["padded_heads"] for way in row["layouts"] if way.get("padded_heads")}:
+            ways = ", ".join(f"by {number:,} for {words}" for words, number in padded.items())
+            notes.append(f"{row['name']}: query heads padded {ways}, and counted so; an engine may refuse that.")
     refused = {way["refused"]: None for row in rows for way in row["layouts"] if "refused" in way}
     return notes + [f"-: {why}." for why in refused]

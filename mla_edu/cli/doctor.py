@@ -42,6 +42,7 @@ def doctor(
     """
     if observed is not None and log is not None:
         raise ValueError("--observed and --log are both given; expected one of them")
+    spec, batch_size = model_of(model), parse_count(batch, "--batch")
     reading = None if log is None else doctors.read_log(log)
     figure = None if reading is None else reading.figure
     if observed is not None:
@@ -57,7 +58,6 @@ def doctor(
         num_gpus, layout = read_layout(gpus, tp, dp, cp, pp, ep)
     if layout is None and num_gpus not in (None, 1):
         raise ValueError(f"--gpus is {num_gpus} without a layout; expected --tp, --dp or --cp beside it")
-    spec, batch_size = model_of(model), parse_count(batch, "--batch")
     with naming_options(OPTIONS):
         found = doctors.diagnose(spec, num_tokens, figure, layout, batch_size, cached, tolerance)
     if as_json:

@@ -23,7 +23,7 @@ def rates(machine: Machine, dtype: str = "bf16") -> Rates:
     """The rates of a GPU's datasheet, of arithmetic in ``dtype``; ``Rates`` as they are.
 
     Raises:
-        TypeError: ``machine`` is none.
+        TypeError: ``machine`` is not one.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     if isinstance(machine, Rates):

@@ -116,6 +116,18 @@ def check_layout(model: str | ModelSpec, layout: Parallelism) -> None:
         raise ValueError(f"pipeline is {layout.pipeline}; expected at most the {spec.num_layers} layers of {spec.name}")
 
 
+def padded_heads(model: str | ModelSpec, layout: Parallelism) -> int:
+    """Query heads that only fill up: the GPUs of a group have as many each, and their number need not divide the heads.
+
+    0 where the heads are not known.
+
+    Raises:
+        ValueError: unknown model.
+    """
+    heads = find_model(model).num_attention_heads
+    return 0 if heads is None else -heads % layout.group
+
+
 def _share(whole: int, among: int) -> int:
     """The largest of the parts when ``whole`` things are dealt out."""
     return -(-whole // among)

@@ -173,7 +173,7 @@ class DataParallelEngine(Engine):
         meeting: of the ranks; behind a step, ``meeting.most`` is 0 when no rank has had anything to do.
 
     Raises:
-        TypeError: as ``Engine``, ``ranks`` is not a ``Ranks``, or an MLP is none.
+        TypeError: as ``Engine``, ``ranks`` is not a ``Ranks``, or an MLP is not one that can be shared out.
         ValueError: as ``Engine``; the drafter is an ``MTPDrafter``; or the models differ between ranks.
     """
 

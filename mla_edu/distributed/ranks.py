@@ -168,8 +168,8 @@ def connect(timeout: float = 60.0, network: Network | None = None) -> Iterator[R
         network: that carries the bytes; None for NCCL where the machine has a GPU for each of its ranks, else gloo.
 
     Raises:
-        ValueError: ``timeout`` or ``network`` is none, or torchrun has not started this process, or the ranks have
-            different versions of the package or of torch.
+        ValueError: ``timeout`` or ``network`` is not allowed, or torchrun has not started this process, or the ranks
+            have different versions of the package or of torch.
         RankLost: not all have come in time.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:

@@ -38,7 +38,7 @@ def parse_figure(text: str, name: str = "observed") -> Figure:
         name: what the error calls it.
 
     Raises:
-        ValueError: no number, a comma that parts no thousands, a unit that is none, or nothing.
+        ValueError: no number, a comma that parts no thousands, an unknown unit, or nothing.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = match and UNITS.get(match[2].casefold())

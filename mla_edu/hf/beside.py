@@ -105,7 +105,7 @@ def _in_header(path: Path) -> int | None:
 
 
 def _numbers(shape: list[int], most: int) -> int:
-    """Those of a tensor; raises ``ValueError`` where a size is none, or before a product grows without end."""
+    """Those of a tensor; raises ``ValueError`` where a size is not one, or before a product grows without end."""
     number = 1
     for size in shape:
         number *= size

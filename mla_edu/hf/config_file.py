@@ -62,7 +62,7 @@ def read_config_file(source: Source) -> ConfigFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: ``source`` is none of these.
+        TypeError: ``source`` is not one of these.
         ValueError: the file is not a JSON object, is too large or too deep, or has no ``model_type``.
     """
     folder = None
@@ -106,7 +106,7 @@ def read_hf_config(source: Source) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: ``source`` is none of these.
+        TypeError: ``source`` is not one of these.
         ValueError: the file is not a JSON object, is too large or too deep, or has no ``model_type``.
     """
     return read_config_file(source).hf

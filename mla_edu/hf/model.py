@@ -106,7 +106,7 @@ def model_values(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the family is none of those whose every layer is ours, or a value is missing, out of range, or
+        ValueError: the family is not one of those whose every layer is ours, or a value is missing, out of range, or
             makes another model of it.
     """
     hf = read_hf_config(source)

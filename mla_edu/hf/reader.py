@@ -65,7 +65,7 @@ def read(source: Source) -> Reading:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: ``source`` is none of these, nor a configuration of transformers.
+        TypeError: ``source`` is not one of these, nor a configuration of transformers.
         ValueError: a number is missing, null, of another type or out of range, or the types of the layers are not
             known.
     """
@@ -92,8 +92,8 @@ def config_from_hf(source: Source) -> GQAConfig | MLAConfig:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: ``source`` is none of these.
-        ValueError: the family's layer is none of ours, a number that it needs is missing, or one is out of range.
+        TypeError: ``source`` is not one of these.
+        ValueError: the family's layer is not one of ours, a number that it needs is missing, or one is out of range.
     """
     hf = read_hf_config(source)
     name = hf["model_type"]
@@ -122,7 +122,7 @@ def spec_from_hf(source: Source) -> ModelSpec:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: ``source`` is none of these.
+        TypeError: ``source`` is not one of these.
         ValueError: the cache cannot be known from the file; says why.
     """
     file = read_config_file(source)

@@ -12,7 +12,7 @@ def _falcon(dims: Dimensions) -> dict[str, Any]:
 
 
 def _qwen(dims: Dimensions) -> dict[str, Any]:
-    """A window that is switched off is none, whatever the file lists."""
+    """A window that is switched off counts as none, whatever the file lists."""
     return {"sliding_window": None} if dims.use_sliding_window is False else {}
 
 

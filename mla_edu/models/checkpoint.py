@@ -40,7 +40,7 @@ class Checkpoint:
 
     Raises:
         FileNotFoundError: there is neither a single file nor an index; names other weights that there are.
-        ValueError: the index is none, or the weights are quantised otherwise than in DeepSeek's fp8.
+        ValueError: the index is not one, or the weights are quantised otherwise than in DeepSeek's fp8.
         ImportError: ``safetensors`` is not installed.
     """
 

@@ -46,10 +46,10 @@ def load_attention(
     Raises:
         FileNotFoundError: the folder, its ``config.json`` or a safetensors file is missing.
         TypeError: an argument is of the wrong type.
-        ValueError: ``folder`` is none, ``dtype`` none that a layer computes in, the family is not supported, ``layer``
-            is out of range or no softmax attention, the index is not one, a tensor is missing, unexpected, quantised
-            otherwise than in DeepSeek's fp8, truncated or of another shape than the configuration asks for, or two are
-            of different formats and ``dtype`` is None.
+        ValueError: ``folder`` is not one, ``dtype`` not one that a layer computes in, the family is not supported,
+            ``layer`` is out of range or no softmax attention, the index is not one, a tensor is missing, unexpected,
+            quantised otherwise than in DeepSeek's fp8, truncated or of another shape than the configuration asks for,
+            or two are of different formats and ``dtype`` is None.
         ImportError: ``safetensors`` is not installed.
     """
     _check_arguments(folder, dtype)
@@ -103,8 +103,8 @@ def load_model(
     Raises:
         FileNotFoundError: the folder, its ``config.json`` or a safetensors file is missing.
         TypeError: an argument is of the wrong type.
-        ValueError: ``folder`` is none, ``dtype`` none that a layer computes in, there is no such ``device``, the family
-            is not supported, ``mtp`` asks for what the checkpoint lacks, or a tensor is missing,
+        ValueError: ``folder`` is not one, ``dtype`` not one that a layer computes in, there is no such ``device``, the
+            family is not supported, ``mtp`` asks for what the checkpoint lacks, or a tensor is missing,
             unexpected, quantised otherwise than in DeepSeek's fp8, truncated or of another shape than the configuration
             asks for; says which before any is read.
         ImportError: ``safetensors`` is not installed.

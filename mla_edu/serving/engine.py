@@ -163,7 +163,7 @@ class Engine:
         """End a request, whatever it is at; its pages are free again.
 
         Raises:
-            TypeError: ``request`` is none.
+            TypeError: ``request`` is not one.
             ValueError: it is of another engine.
         """
         if not isinstance(request, Request):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from docutils import nodes
+from sphinx import addnodes
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
 
-from api_words import breakable, parts
+from api_words import breakable, parts, plain_types
 
 MARKS = {nodes.math: "$", nodes.literal: "`", nodes.Text: ""}
 
@@ -37,7 +38,9 @@ def shown(text):
         ("times sqrt(hidden_size / rank) on", "times `sqrt(hidden_size / rank)` on"),
         ("[batch, heads * s_q].", "`[batch, heads * s_q]`."),
         ("by heads=16,128 dtype=fp8_mla.", "by `heads=16,128` `dtype=fp8_mla`."),
-        ("“fp8_mla” or “bf16”, “as it is”", '`"fp8_mla"` or `"bf16"`, “as it is”'),
+        ("“fp8_mla” or “bytes in flight”, “As it is”", '`"fp8_mla"` or `"bytes in flight"`, “As it is”'),
+        ("after “claim-“; “” if not", 'after `"claim-"`; `""` if not'),
+        ("0 and -inf where", "0 and −inf where"),
         ("tp x dp GPUs; min(a, b * c); p - q", "tp × dp GPUs; min(a, b × c); p − q"),
     ],
 )
@@ -51,6 +54,17 @@ def test_formulas_and_names_are_set_as_such(text, page):
 )
 def test_words_stay_words(text):
     assert shown(text) == text
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("class", "to('a')"), ("method", "to('a') -> Table")])
+def test_a_signature_shows_types_without_quotes_and_no_return_of_a_class(kind, shown):
+    default = addnodes.desc_sig_literal_string("", "'a'")
+    returns = addnodes.desc_returns("", "", addnodes.desc_sig_literal_string("", "'Table'"))
+    arguments = addnodes.desc_parameterlist("", "", addnodes.desc_parameter("", "", default))
+    signature = addnodes.desc_signature("", "", addnodes.desc_name("", "to"), arguments, returns)
+    addnodes.desc("", signature, objtype=kind)
+    plain_types(signature)
+    assert signature.astext() == shown
 
 
 def test_a_name_in_a_heading_breaks_after_a_dot_and_a_long_part_of_it_between_its_words():
