@@ -183,6 +183,8 @@ def set_words(app, doctree):
     """Set the signatures, formulas and names of an API page."""
     if not app.env.docname.startswith(PAGES):
         return
+    for node in doctree.findall():
+        node.document = doctree  # not the page of autoapi that it comes from
     for signature in doctree.findall(addnodes.desc_signature):
         plain_types(signature)
     for text in list(doctree.findall(nodes.Text)):
