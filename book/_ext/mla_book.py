@@ -12,6 +12,7 @@ comment behind it. Nothing of the package is imported.
 
 import ast
 import copy
+import functools
 import gc
 import html
 import json
@@ -135,17 +136,20 @@ def sentence(text):
 
 def parse_docstring(app, what, name, obj, options, lines):
     """Turn a Google docstring into reStructuredText, in place."""
-    if (
-        what == "property"
-    ):  # as a method's; else napoleon takes "Width: in heads" for a type
-        what = "method"
+    lines[:] = restructured(what, tuple(lines))
+
+
+@functools.cache  # autoapi asks again for each module that imports a name
+def restructured(what, lines):
+    """The lines of a Google docstring as reStructuredText."""
     if what not in {"attribute", "data"}:
+        # A property as a method: else napoleon takes "Width: in heads" for a type.
+        what = "method" if what == "property" else what
         settings = Config(napoleon_use_rtype=False, napoleon_use_ivar=True)
-        lines[:] = GoogleDocstring(
-            lines, settings, app, what, name, obj, options
-        ).lines()
-    for i, line in enumerate(lines):
-        lines[i] = OPTION.sub(lambda found: found[1] or f"``{found[2]}``", line)
+        lines = GoogleDocstring(lines, settings, what=what).lines()
+    return [
+        OPTION.sub(lambda found: found[1] or f"``{found[2]}``", each) for each in lines
+    ]
 
 
 class Plain(ast.NodeTransformer):
