@@ -49,7 +49,8 @@ def _check_given(hf: Mapping[str, Any], family: Family, name: str) -> None:
     defined = {key for key, default in family.defaults.items() if default is not None}
     for key in [*(defined - NULLABLE), *family.never_null, *family.required]:
         if hf.get(key, None if key in family.required else "silent") is None:
-            raise ValueError(f"{key} is None; expected a positive number, as in every {name!r} model")
+            number = "an entry for each local layer" if key == "per_layer_config" else "a positive number"
+            raise ValueError(f"{key} is None; expected {number}, as in every {name!r} model")
     if family.defaults and "kv_lora_rank" not in family.defaults and hf.get("kv_lora_rank") is not None:
         said = shown(hf["kv_lora_rank"])
         raise ValueError(f"kv_lora_rank is {said}; expected none in a {name!r} model, which has no MLA")
@@ -65,6 +66,8 @@ def _own_values(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
         strange = {other for others in ALIASES.values() for other in others} - {*family.names, "layers_block_type"}
         width = "head_dim" if "kv_lora_rank" in family.defaults else "v_head_dim"
         strange |= {width, "num_kv_shared_layers", "index_head_dim"} - set(family.defaults)
+        if width == "head_dim" and values.get("linear_head_dim"):  # as transformers saves it, then the rotary key's
+            strange.add(width)
     for key in unsaid_sizes(hf, family):
         values[key] = dict(zip(SIZES, family.sizes or (), strict=True))[key]
     return {key: value for key, value in values.items() if value is not None and key not in strange}

@@ -116,10 +116,17 @@ def _hy_v4(dims: Dimensions) -> dict[str, Any]:
 def _dots3(dims: Dimensions) -> dict[str, Any]:
     """Local layers have latents of their own; their widths stand in one of two places."""
     window = dims.sliding_window or dims.sliding_window_size or 512
+    if dims.per_layer_config == {}:
+        raise ValueError("per_layer_config is {}; expected an entry for each local layer, or no per_layer_config")
     if dims.per_layer_config:  # as transformers saves it: the same entry for every local layer
         entry = next(iter(dims.per_layer_config.values()))
-        latent, rotary = entry.get("kv_lora_rank", dims.kv_lora_rank), entry.get("qk_rope_head_dim")
-        rotary = dims.qk_rope_head_dim if rotary is None else rotary
+        parts = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")
+        said = {key: getattr(dims, key) if entry.get(key) is None else entry[key] for key in parts}
+        own = check(said | {"head_dim": entry.get("head_dim")}, "dots3_note_text")
+        latent, rotary, width = own.kv_lora_rank, own.need("qk_rope_head_dim"), own.head_dim
+        if width is not None and width != own.need("qk_nope_head_dim") + rotary:
+            parts_sum = f"qk_nope_head_dim + qk_rope_head_dim, {own.qk_nope_head_dim} + {rotary}"
+            raise ValueError(f"head_dim of per_layer_config is {width}; expected {parts_sum}")
     else:
         latent, rotary = dims.swa_kv_lora_rank or 1024, dims.swa_qk_rope_head_dim
         if rotary is None and (dims.swa_head_dim or dims.swa_qk_nope_head_dim):
