@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"
 FIGURES = ROOT / "book" / "figures"
 WIDTH, HEIGHT, SCALE, COLOURS = 1200, 3000, 2, 64  # so high that nothing scrolls under the page's header
-MARGIN, MODELS = 16, 2  # pixels around it; the models whose rows are seen
+MARGIN, MODELS = 16, 2  # pixels around it; the models that are compared
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -28,9 +28,11 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def picture(page: Page) -> bytes:
-    """The explorer as the page shows it, its first models, in few colours."""
+    """The explorer as the page shows it, with its first models alone, in few colours."""
     explorer = page.locator("[data-widget]").first
     explorer.wait_for()
+    for select in explorer.get_by_label("compare with").all()[MODELS - 1 :]:
+        select.select_option("")
     page.add_style_tag(content='[href="#main-content"] { display: none !important; }')
     page.wait_for_timeout(1000)  # what moves has come to rest
     box, last = explorer.bounding_box(), explorer.locator(".mla-kvx-model").nth(MODELS - 1).bounding_box()
