@@ -1,11 +1,12 @@
 """What ``mla_decode`` checks before anything runs: each mistake is one error that names the argument and the value."""
 
-import math
+import sys
 
 import torch
 from torch import Tensor
 
 from mla_edu.cost import fp8_row_bytes
+from mla_edu.validation import shown
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
@@ -60,8 +61,8 @@ def check_numbers(sm_scale: float, num_splits: int | None) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless both are numbers that mean something."""
     if isinstance(sm_scale, bool) or not isinstance(sm_scale, int | float):
         raise TypeError(f"sm_scale is {sm_scale!r}; expected a number")
-    if not math.isfinite(sm_scale):
-        raise ValueError(f"sm_scale is {sm_scale}; expected a finite number")
+    if not abs(sm_scale) <= sys.float_info.max:
+        raise ValueError(f"sm_scale is {shown(sm_scale)}; expected a finite number")
     if num_splits is not None:
         if isinstance(num_splits, bool) or not isinstance(num_splits, int):
             raise TypeError(f"num_splits is {num_splits!r}; expected an integer or None")

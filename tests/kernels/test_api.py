@@ -149,6 +149,7 @@ def with_entry(value):
         ({"kv_lora_rank": 41}, ValueError, "kv_lora_rank is 41; expected 1 to 40, the width of q"),
         ({"kv_lora_rank": 32.0}, TypeError, "kv_lora_rank is 32.0; expected an integer"),
         ({"sm_scale": float("nan")}, ValueError, "sm_scale is nan; expected a finite number"),
+        ({"sm_scale": 10**400}, ValueError, "sm_scale is 10+.*; expected a finite number"),
         ({"sm_scale": "1"}, TypeError, "sm_scale is '1'; expected a number"),
         ({"causal": "no"}, TypeError, "causal is 'no'; expected True or False"),
         ({"validate": "no"}, TypeError, "validate is 'no'; expected True or False"),
