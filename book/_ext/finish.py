@@ -43,6 +43,14 @@ MARKS = re.compile(
 )
 # What the theme marks in the contents stays where it was: contents.js does it instead.
 CONTENTS = re.compile(r'document\.querySelector\("#pst-page-toc-nav"\)')
+# The search shows a few words of a page: of its article, each formula once.
+LEFT_OUT = '[".headerlink", "script", "style"]'
+NO_WORDS = '[".headerlink", "script", "style", ".katex-mathml", "summary"]'
+WHOLE = """const docContent = htmlElement.querySelector('[role="main"]');"""
+ARTICLE = """\
+htmlElement.querySelectorAll("dt, dd, li, p, td, th, h1, h2, h3, pre, figcaption")
+      .forEach((el) => { el.append(" ") });
+    const docContent = htmlElement.querySelector('.bd-article');"""
 # Names, brackets and spaces have the ink of the code: half of the page's elements.
 PLAIN = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')
 VIEWPORT = re.compile(r'<meta (?:content="[^"]*" )?name="viewport"[^>]*>')
@@ -189,6 +197,15 @@ def without_marks(script):
     return script
 
 
+def show_words(script):
+    """The script of the search, with excerpts that can be read."""
+    for theirs, ours in ((LEFT_OUT, NO_WORDS), (WHOLE, ARTICLE)):
+        if script.count(theirs) != 1:
+            raise ExtensionError(f"the search says {theirs} not once")
+        script = script.replace(theirs, ours)
+    return script
+
+
 def plain(text):
     """A page whose code marks only what has an ink of its own."""
     return PLAIN.sub(r"\1", text)
@@ -211,6 +228,8 @@ def finish(folder):
     for name, text in pages.items():
         pages[name] = tidy(load_less(name, text, styles, script))
         (folder / name).write_text(pages[name], encoding="utf-8")
+    search = folder / "_static" / "searchtools.js"
+    search.write_text(show_words(search.read_text(encoding="utf-8")), encoding="utf-8")
     remove_unused(folder, pages)
 
 

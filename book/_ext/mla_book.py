@@ -11,6 +11,7 @@ comment behind it. Nothing of the package is imported.
 """
 
 import ast
+import builtins
 import copy
 import functools
 import gc
@@ -57,7 +58,7 @@ class Module:
                         own: f"{node.module}.{name}" for own, name in names.items()
                     }
                 else:
-                    self.outside |= set(names)
+                    self.outside |= {*names, (node.module or "").partition(".")[0]}
         for node in tree.body:
             if isinstance(node, ast.Assign):
                 self.aliases |= {
@@ -119,14 +120,24 @@ def read_source(app):
 
 
 def name_in_full(app, doctree):
-    """Types are those of their module: two modules may have a ``Request``."""
-    for node in doctree.findall(addnodes.pending_xref):
+    """Types are those of their module: two modules may have a ``Request``.
+
+    Sphinx would find another object of the same last name for what is none of ours.
+    """
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if node.get("refdomain") != "py":
+            continue
         module = app.mla_modules.get(node.get("py:module"))
         target = node.get("reftarget", "")
         if module and target in module.inside:
-            node["reftarget"] = module.inside[target]
+            target = node["reftarget"] = origin(app, module.inside[target])
         elif f"{node.get('py:module')}.{target}" in app.mla_definitions:
-            node["reftarget"] = f"{node['py:module']}.{target}"
+            target = node["reftarget"] = f"{node['py:module']}.{target}"
+        for text in list(node.findall(nodes.Text)):
+            if text.startswith(f"{PACKAGE}."):  # a base, which autoapi names in full
+                text.parent.replace(text, nodes.Text(text.rpartition(".")[2]))
+        if is_plain(app, node, target):
+            node.replace_self(node.children)
 
 
 def sentence(text):
@@ -193,41 +204,53 @@ def skip_member(app, what, name, obj, skip, options):
     return None
 
 
+def origin(app, name):
+    """Where a name of the package is defined, by what its modules import."""
+    while True:
+        module, _, last = name.rpartition(".")
+        further = app.mla_modules.get(module)
+        if further is None or last not in further.inside:
+            return name
+        name = further.inside[last]
+
+
+def is_plain(app, node, target):
+    """Whether a name is no object of the reference: of Python, of a library, an alias.
+
+    It is what it is in the module where it stands, or where that imports it from.
+    """
+    if target.startswith(f"{PACKAGE}."):
+        module, _, name = target.rpartition(".")
+        module = app.mla_modules.get(module)
+    else:
+        name = target.partition(".")[0]
+        module = app.mla_modules.get(node.get("py:module"))
+    outside = module and name in module.outside | module.aliases
+    return outside or hasattr(builtins, target)
+
+
 def resolve(app, env, node, contnode):
-    """Link a name of the package by its last part.
+    """Link a name of the package: where it comes from, or else by its last part.
 
     Names of other libraries and type aliases are printed as they stand.
     """
     if node["refdomain"] != "py":
         return None
-    target = node["reftarget"]
-    last = target.rpartition(".")[2]
-    domain = env.get_domain("py")
-    found = [
-        (name, entry)
-        for name, entry in domain.objects.items()
-        if name.rpartition(".")[2] == last
-    ]
-    if len(found) == 1 and found[0][0].startswith(PACKAGE):
-        name, entry = found[0]
-        return make_refnode(
-            app.builder,
-            node["refdoc"],
-            entry.docname,
-            entry.node_id,
-            contnode,
-            name,
-        )
-    modules = app.mla_modules.values()
-    if target.partition(".")[0] in {
-        name for module in modules for name in module.outside
-    }:
+    target = origin(app, node["reftarget"])
+    if is_plain(app, node, target):
         return contnode
-    return (
-        contnode
-        if last in {name for module in modules for name in module.aliases}
-        else None
-    )
+    last = target.rpartition(".")[2]
+    objects = env.get_domain("py").objects
+    found = [name for name in objects if name.rpartition(".")[2] == last]
+    found = [target] if target in objects else found
+    if len(found) == 1 and found[0].startswith(PACKAGE):
+        entry = objects[found[0]]
+        place = node["refdoc"], entry.docname, entry.node_id
+        return make_refnode(app.builder, *place, contnode, found[0])
+    modules = app.mla_modules.values()
+    known = {name for module in modules for name in module.outside}
+    aliases = {name for module in modules for name in module.aliases}
+    return contnode if target.partition(".")[0] in known or last in aliases else None
 
 
 def api_pages(app, env, added, changed, removed):

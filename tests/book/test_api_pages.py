@@ -1,6 +1,8 @@
 """The API reference covers the package, in the words of its source."""
 
 import ast
+import functools
+import importlib
 import re
 from pathlib import Path
 
@@ -39,6 +41,34 @@ def test_comment_behind_a_field_is_its_description(html):
 
 def test_option_keeps_its_two_hyphens(html):
     assert "With --results, parts that are measured" in page_text(html, "cli")
+
+
+def links(html, name):
+    """The objects that the entries of a page link to, by the entry and the name that is shown."""
+    text = (html / "book" / "api" / f"{name}.html").read_text(encoding="utf-8")
+    for entry in re.findall(r'<dt class="sig[^>]* id="([\w.]+)"(.*?)</dt>', text, re.DOTALL):
+        for target, shown in re.findall(r'<a class="reference internal"[^>]*title="([\w.]+)">(.*?)</a>', entry[1]):
+            yield entry[0], re.sub(r"<[^>]+>", "", shown), target
+
+
+@pytest.mark.parametrize("name", ["bench", "cache", "cli", "cost", "hf", "kernels", "layers", "models", "serving"])
+def test_types_link_to_what_they_are_in_their_module(html, name):
+    found = list(links(html, name))
+    assert found or name == "cli"
+    for entry, shown, target in found:
+        module = next(importlib.import_module(each) for each in parents(entry) if each in DOCUMENTED)
+        meant = functools.reduce(getattr, shown.split("."), module)
+        assert f"{meant.__module__}.{meant.__qualname__}" == target, entry
+
+
+def parents(name):
+    """A name without its last part, without its last two parts, and so on."""
+    while name := name.rpartition(".")[0]:
+        yield name
+
+
+def test_a_class_names_what_it_extends(html):
+    assert "Bases: LockstepEngine" in page_text(html, "distributed")
 
 
 def test_shapes_stand_in_signatures(html):
