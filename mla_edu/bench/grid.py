@@ -43,7 +43,7 @@ class Case(BaseModel):
     context: PositiveInt  # cached tokens of a sequence, the new ones included; ``lengths`` says of which
     batch: PositiveInt
     dtype: CacheFormat
-    lengths: Lengths = "equal"
+    lengths: Lengths = "equal"  # "uniform": drawn up to twice ``context``; "one-long": one such, others a 64th
 
     @field_validator("dtype")
     @classmethod

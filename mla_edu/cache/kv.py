@@ -87,7 +87,7 @@ class KVCache(KeysAndValues):
         values: likewise, as wide as the layer's values.
 
     Raises:
-        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``dtype`` none.
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``dtype`` not one.
         ValueError: a size is not positive, or ``dtype`` is not one that a layer computes in.
     """
 
@@ -116,12 +116,12 @@ class PagedKVCache(KeysAndValues):
         dtype: of the stored numbers; the layer's own.
 
     Attributes:
-        keys: the memory, ``[num_pages, page_size, kv_heads, head_dim]``.
+        keys: the memory, ``[num_pages + spare_pages, page_size, kv_heads, head_dim]``.
         values: likewise, as wide as the layer's values.
 
     Raises:
         TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, ``table`` not a ``PageTable``, or
-            ``dtype`` none.
+            ``dtype`` not one.
         ValueError: ``dtype`` is not one that a layer computes in.
     """
 

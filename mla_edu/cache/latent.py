@@ -73,7 +73,7 @@ class LatentCache(Latents):
         rows: the memory, ``[batch, max_seq_len, kv_lora_rank + qk_rope_head_dim]``.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` none.
+        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` not one.
         ValueError: a size is not positive, or ``dtype`` is not one that a layer computes in.
     """
 
@@ -132,11 +132,11 @@ class PagedLatentCache(Latents):
         backend: of ``mla_decode``, which attends.
 
     Attributes:
-        pages: the memory, ``[num_pages, page_size, row]``, a row being ``kv_lora_rank + qk_rope_head_dim`` numbers or,
-            in fp8, 656 bytes for DeepSeek-V3.
+        pages: the memory, ``[num_pages + spare_pages, page_size, row]``, a row being ``kv_lora_rank +
+            qk_rope_head_dim`` numbers or, in fp8, 656 bytes for DeepSeek-V3.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``, ``table`` not a ``PageTable``, or ``dtype`` none.
+        TypeError: ``config`` is not an ``MLAConfig``, ``table`` not a ``PageTable``, or ``dtype`` not one.
         ValueError: ``config`` does not fit the fp8 layout, or an unknown ``dtype`` or backend.
     """
 

@@ -21,7 +21,7 @@ class StateCache(LayerCache):
         dtype: of the convolution's inputs; the state is at least float32.
 
     Raises:
-        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` none.
+        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` not one.
         ValueError: ``dtype`` is not one that a layer computes in.
     """
 

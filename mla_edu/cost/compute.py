@@ -54,7 +54,7 @@ def num_scores(num_cached: int, num_new: int, window: int | None = None) -> int:
 def attention_macs_per_score(config: Layer, mode: Mode | None = None) -> int:
     """Multiply-adds of all heads for one query and one key: the score and the weighted value.
 
-    GQA: n_h * 2 d_h. MLA expanded: n_h (d_h + d_h^R + d_h); absorbed: n_h (2 d_c + d_h^R), since key and value are
+    GQA: n_h * 2 d_h. MLA expanded: n_h (d_h + d_h^R + d_v); absorbed: n_h (2 d_c + d_h^R), since key and value are
     the latent itself (DeepSeek-V2 paper, sec. 2.1.2 and 2.1.3).
 
     Raises:
@@ -69,7 +69,7 @@ def attention_macs_per_score(config: Layer, mode: Mode | None = None) -> int:
 
 
 def expansion_macs_per_token(config: MLAConfig) -> int:
-    """Multiply-adds of W^UK and W^UV for one token, all heads: n_h d_c (d_h + d_h) (DeepSeek-V2 eq. 10, 11).
+    """Multiply-adds of W^UK and W^UV for one token, all heads: n_h d_c (d_h + d_v) (DeepSeek-V2 eq. 10, 11).
 
     Expanded attention spends them on every *cached* token. Absorbed attention spends as many on every *new* token: W^UK
     moves to the query, W^UV to the output (DeepSeek-V2, sec. 2.1.2).
@@ -80,8 +80,8 @@ def expansion_macs_per_token(config: MLAConfig) -> int:
 def attention_macs(config: Layer, num_new: int, num_keys: int, mode: Mode | None = None, *, causal: bool) -> int:
     """Multiply-adds of one layer between the query projections and the output projection, all heads.
 
-    With s new tokens and C keys in all, MLA expanded: C d_c (d_h + d_h) per head to rebuild keys and values, and each
-    score; absorbed: s d_c (d_h + d_h) per head to take queries down and results up, and each score
+    With s new tokens and C keys in all, MLA expanded: C d_c (d_h + d_v) per head to rebuild keys and values, and each
+    score; absorbed: s d_c (d_h + d_v) per head to take queries down and results up, and each score
     (``expansion_macs_per_token``, ``attention_macs_per_score``).
 
     Args:
@@ -124,12 +124,12 @@ def cheaper_mode(config: MLAConfig, num_new: int, num_keys: int) -> Mode:
 def absorption_crossover(config: MLAConfig, num_cached: int) -> int | None:
     """The most new tokens behind ``num_cached`` cached ones whose absorbed attention costs no more than expanded.
 
-    By the rectangle of ``attention_macs``, where the two meet at 1/s = (2 d_c - 2 d_h) / (d_c 2 d_h) + 1/C, with
-    C = num_cached + s keys: at 171 new tokens with DeepSeek-V3's widths and a long cache, whatever the number of heads.
+    By the rectangle of ``attention_macs``, where the two meet at 1/s = (2 d_c - d_h - d_v) / (d_c (d_h + d_v)) + 1/C
+    for s new tokens and C keys in all: 170 with DeepSeek-V3's widths and a long cache, whatever the number of heads.
     Without cached tokens it is 0: there expanded costs less from the first token on.
 
     Returns:
-        None where absorbed never costs more, which takes a latent with 2 d_c <= d_h + d_h.
+        None where absorbed never costs more, which takes a latent with 2 d_c <= d_h + d_v.
 
     Raises:
         ValueError: ``num_cached`` is out of range.
@@ -220,7 +220,7 @@ class AttentionParameters(NamedTuple):
 def attention_parameters(config: Layer) -> AttentionParameters:
     """Weights of one attention layer's projections; biases of queries, keys, values and output where it has them.
 
-    GQA: d (2 n_h + 2 n_g) d_h. MLA: the query path, d (d_c + d_h^R), the up-projections n_h d_c (d_h + d_h), and the
+    GQA: d (2 n_h + 2 n_g) d_h. MLA: the query path, d (d_c + d_h^R), the up-projections n_h d_c (d_h + d_v), and the
     output (DeepSeek-V2 eq. 9-17). The norms of the latents, and an indexer's weights, are not counted.
     """
     d = config.hidden_size

@@ -22,8 +22,12 @@ Machine = (
 def rates(machine: Machine, dtype: str = "bf16") -> Rates:
     """The rates of a GPU's datasheet, of arithmetic in ``dtype``; ``Rates`` as they are.
 
+    Args:
+        machine: a GPU or its name, whose datasheet counts; or the ``Rates`` that were measured on one.
+        dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
+
     Raises:
-        TypeError: ``machine`` is not one.
+        TypeError: ``machine`` is not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     if isinstance(machine, Rates):
@@ -39,7 +43,12 @@ def rates(machine: Machine, dtype: str = "bf16") -> Rates:
 def ridge(machine: Machine, dtype: str = "bf16") -> float:
     """Operations per byte from which arithmetic, not memory, sets the pace: peak over bandwidth.
 
+    Args:
+        machine: a GPU or its name, whose datasheet counts; or the ``Rates`` that were measured on one.
+        dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
+
     Raises:
+        TypeError: ``machine`` is not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     peak, bandwidth = rates(machine, dtype)
@@ -49,7 +58,13 @@ def ridge(machine: Machine, dtype: str = "bf16") -> float:
 def roofline(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
     """Attainable FLOP per second: min(peak, intensity * bandwidth).
 
+    Args:
+        cost: of what is done.
+        machine: a GPU or its name, whose datasheet counts; or the ``Rates`` that were measured on one.
+        dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
+
     Raises:
+        TypeError: ``machine`` is not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     peak, bandwidth = rates(machine, dtype)
@@ -59,7 +74,13 @@ def roofline(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
 def step_seconds(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
     """Least time for a cost, were memory and arithmetic to overlap perfectly: max(flops / peak, bytes / bandwidth).
 
+    Args:
+        cost: of what is done.
+        machine: a GPU or its name, whose datasheet counts; or the ``Rates`` that were measured on one.
+        dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
+
     Raises:
+        TypeError: ``machine`` is not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     peak, bandwidth = rates(machine, dtype)
@@ -69,7 +90,13 @@ def step_seconds(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
 def pace(cost: Cost, machine: Machine, dtype: str = "bf16") -> Literal["memory", "arithmetic"]:
     """Which of the two takes the longer for a cost, and so sets the pace.
 
+    Args:
+        cost: of what is done.
+        machine: a GPU or its name, whose datasheet counts; or the ``Rates`` that were measured on one.
+        dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
+
     Raises:
+        TypeError: ``machine`` is not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
     peak, bandwidth = rates(machine, dtype)

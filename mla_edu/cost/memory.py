@@ -88,10 +88,10 @@ def kv_cache_bytes(
         num_tokens: in each sequence; 0 is allowed.
         batch_size: sequences.
         dtype: "fp32", "fp16", "bf16", "fp8" (one byte a number, no scales), or a row of ``formats.ROWS``: "fp8_mla"
-            (FlashMLA's), three with 4 bits, and DeepSeek-V4's.
+            (FlashMLA's), "fp4_mla_432", "fp4_mla_368", "fp4_mla_352" (4 bits), and "fp8_csa" (DeepSeek-V4's).
 
     Raises:
-        TypeError: ``model_or_config`` is none of the four.
+        TypeError: ``model_or_config`` is not one of these.
         ValueError: unknown model or dtype, a number out of range, or a row format for attention of another kind.
     """
     return batch_size * _cache_bytes(model_or_config, "kv", num_tokens, batch_size, dtype)

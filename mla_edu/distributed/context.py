@@ -109,7 +109,7 @@ class ContextLatentCache(PagedLatentCache):
             sm_scale: what the scores are multiplied by.
 
         Returns:
-            the result, and the logarithm of the sum of exponentials: 0 and -inf where this rank has no token.
+            the result, and the logarithm of the sum of exponentials; where this rank has no token, 0 and -inf.
         """
         step, (batch, new) = self.table.now(), q.shape[:2]
         limits = step.seq_lens[:, None] - new + 1 + torch.arange(new, device=q.device, dtype=torch.int32)

@@ -27,7 +27,7 @@ class Count:
     dtype: CacheFormat
     blocks: int | None = None  # bytes of 32 numbers, in a format of BLOCK_FORMATS, whatever ``dtype`` says
     states: bool = True
-    scope: Scope = "gpu"  # of one GPU; the copies of all added up; one copy divided by the GPUs
+    scope: Scope = "gpu"  # of one; "added": the copies of all; "divided": one copy over the GPUs
 
     def weigh(self) -> int:
         """Its bytes."""

@@ -22,11 +22,11 @@ group is done: a round cannot be shorter than that group's own work, a latency a
 other.
 
 How far off they are: Triton's kernels were timed on an H100 (``mla_edu/bench/measured/first-look-h100.json``) in a form
-with more instructions for each token. Of the rates predicted for that form it reached, by heads: bf16 16 0.8, 32 0.8,
-64 1.05, 128 0.95; fp8 16 0.7, 128 0.55. At 16 heads of bf16 the memory is the limit, and of its datasheet rate a
-copy reached 0.73 there. Short steps are further off: one sequence of 64k tokens with 16 heads took 1.4 times the
-predicted time, 32 of 1k tokens 1.7 times. Shared memory and the work of one program were counted only after that run,
-since without them fp8 read four times too fast; no other GPU has tried them.
+with more instructions for each token. Of the rates predicted for that form it reached in bf16 0.8 with 16 or 32 heads,
+1.05 with 64 and 0.95 with 128; in fp8 0.7 with 16 and 0.55 with 128. At 16 heads of bf16 the memory is the limit, and
+of its datasheet rate a copy reached 0.73 there. Short steps are further off: one sequence of 64k tokens with 16 heads
+took 1.4 times the predicted time, 32 of 1k tokens 1.7 times. Shared memory and the work of one program were counted
+only after that run, since without them fp8 read four times too fast; no other GPU has tried them.
 
 Of Gluon's kernels, that of bf16 was timed there in a form before the first that is committed. It reached of its
 predicted rates, at 64 heads and at 128 alike, 0.84 with 132 sequences of 8k tokens and 0.8 with 32 of 16k; a step took

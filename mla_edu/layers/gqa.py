@@ -26,7 +26,7 @@ class GroupedQueryAttention(nn.Module):
         device: of the weights; None for torch's default.
 
     Raises:
-        TypeError: ``config`` is not a ``GQAConfig``, or ``dtype`` or ``device`` none.
+        TypeError: ``config`` is not a ``GQAConfig``, or ``dtype`` or ``device`` not one.
         ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 

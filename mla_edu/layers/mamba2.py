@@ -45,7 +45,7 @@ class Mamba2(nn.Module):
         device: of the weights; None for torch's default.
 
     Raises:
-        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` or ``device`` none.
+        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` or ``device`` not one.
         ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 

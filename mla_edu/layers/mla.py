@@ -38,7 +38,7 @@ class MultiHeadLatentAttention(nn.Module):
         device: of the weights; None for torch's default.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` or ``device`` none.
+        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` or ``device`` not one.
         ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 

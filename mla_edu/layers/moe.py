@@ -213,7 +213,7 @@ class MixtureOfExperts(nn.Module):
         routing: of the tokens of the last call, for the balance and for who wants to look; None before it.
 
     Raises:
-        TypeError: ``config`` is not a ``MoEConfig``, or ``dtype`` or ``device`` none.
+        TypeError: ``config`` is not a ``MoEConfig``, or ``dtype`` or ``device`` not one.
         ValueError: a layer does not compute in ``dtype``, or there is no such ``device``.
     """
 

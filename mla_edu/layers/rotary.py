@@ -11,6 +11,8 @@ from mla_edu.rope_scaling import RopeScaling
 class Rotary:
     """Turns queries and keys by their positions; leaves them as they are where ``theta`` is None.
 
+    ``rotary(x, positions)`` takes and gives ``[batch, seq, heads, width]``; positions are ``[batch or 1, seq]``.
+
     No module: as a buffer its frequencies would be rounded whenever the layer is cast to a smaller dtype.
 
     Args:

@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         mtp: the module that guesses one token further; None where ``config.num_mtp_layers`` is 0.
 
     Raises:
-        TypeError: ``config`` is not a ``ModelConfig``, or ``dtype`` or ``device`` none.
+        TypeError: ``config`` is not a ``ModelConfig``, or ``dtype`` or ``device`` not one.
         ValueError: ``seed`` is none that torch takes, a layer does not compute in ``dtype``, or there is no such
             ``device``.
     """

@@ -28,7 +28,7 @@ def _spec(name: str) -> ModelSpec:
 
 
 def list_models() -> list[str]:
-    """Names of all models, in the registry's order: MLA first, then MHA, MQA and GQA."""
+    """Names of all models, in the registry's order: MLA and what followed it, then MHA, MQA and GQA, by makers."""
     return list(_texts())
 
 

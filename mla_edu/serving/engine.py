@@ -150,7 +150,7 @@ class Engine:
             params: how its tokens are chosen; None for ``SamplingParams()``.
 
         Raises:
-            TypeError: ``prompt_tokens`` is no sequence, or ``params`` none.
+            TypeError: ``prompt_tokens`` is no sequence, or ``params`` not ``SamplingParams``.
             ValueError: the prompt is empty, has a token that is not of the vocabulary, or is with its new tokens longer
                 than what the pages hold or the positions that the model knows. The engine is as before.
         """

@@ -46,7 +46,7 @@ class Request:
         prefixes: names of the full pages of ``tokens``.
         num_named: pages of the row that the allocator knows by name.
         generator: of the draws.
-        state: where it is.
+        state: ``"waiting"``, ``"running"``, ``"finished"`` or ``"cancelled"``.
         finish_reason: ``"stop"`` or ``"length"``, once it has finished.
     """
 
