@@ -19,6 +19,8 @@ from sphinx.util.math import get_node_equation_number
 
 KATEX = Path(sys.prefix) / "js" / "node_modules" / "katex"
 SCRIPT = Path(__file__).with_suffix(".js")
+SHORT = 14
+MARK = re.compile(r"[.,;:!?)\]’”]+")
 STYLES = "katex/katex.css"  # in _static, beside the fonts that it names
 # Those of KaTeX's fonts that the book's formulas use; tests/book/test_weight.py
 # compares them with what the pages ask for.
@@ -97,9 +99,28 @@ def lines(tex):
     return r"\begin{aligned}" + r"\\".join(split) + r"\end{aligned}"
 
 
+def is_short(tex):
+    """Whether a formula is to stay on one line: a dozen letters, signs and digits."""
+    return len(re.sub(r"\\[A-Za-z]+|[{}^_\s]|\\.", "", tex)) <= SHORT
+
+
+def hold(app, doctree, docname):
+    """Keep the mark behind a formula on the formula's line."""
+    for math in list(doctree.findall(nodes.math)):
+        place = math.parent.index(math)
+        after = math.parent[place + 1 : place + 2]
+        mark = after and isinstance(after[0], nodes.Text) and MARK.match(after[0])
+        if mark:
+            rest = nodes.Text(after[0][mark.end() :])
+            held = nodes.inline("", "", classes=["mla-held"])
+            math.parent[place : place + 2] = [held, rest]
+            held += [math, nodes.Text(mark[0])]
+
+
 def visit_math(self, node):
+    kind = "math mla-short" if is_short(node.astext()) else "math"
     self.body.append(
-        self.starttag(node, "span", "", CLASS="math notranslate nohighlight")
+        self.starttag(node, "span", "", CLASS=f"{kind} notranslate nohighlight")
     )
     self.body.append(html_of(node, node.astext(), display=False) + "</span>")
     raise nodes.SkipNode
@@ -155,6 +176,7 @@ def copy_styles(app, exception):
 
 def setup(app):
     app.add_html_math_renderer("katex", (visit_math, None), (visit_math_block, None))
+    app.connect("doctree-resolved", hold)
     app.connect("html-page-context", ask_early)
     app.connect("build-finished", copy_styles)
     return {"version": "1", "parallel_read_safe": True}

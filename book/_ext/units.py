@@ -4,13 +4,15 @@ import re
 
 from docutils import nodes
 
+UNIT = r"[kKMGT]?i?B(?:/s)?|[GTP]?FLOPs?(?:/s)?|[nµm]?s|min|GHz|%"
 SPACE = re.compile(
-    r"(?<=\d) (?=(?:[kMGT]?B(?:/s)?|[GTP]?FLOPs?(?:/s)?|[nµm]?s|min|GHz|%)(?![\w/]))"
+    rf"(?<=\d) (?=(?:{UNIT})(?![\w/]))|(?<=\d) (?=× [A-Z\d])|(?<=\d ×) (?=[A-Z\d])"
 )
-TABLE = re.compile(r'<table class="mla-table">.*?</table>', re.DOTALL)
+WRITTEN = re.compile(r'<table\b.*?</table>|<div class="mla-ruling".*?</div>', re.DOTALL)
 CELL = re.compile(r"(?<=>)[^<>]+(?=<)")
 # As 1e-12 and GQA-8; what is longer may break at its hyphen.
 HYPHENED = re.compile(r"(?<!\S)(?=\S*\d)(?=\S*\w-\w)\S{3,9}(?!\S)")
+NOTHING = re.compile(r"(?!)")
 UNBROKEN = r'<span class="mla-unbroken">\g<0></span>'
 VERBATIM = (nodes.literal, nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
 
@@ -21,12 +23,13 @@ def join(text):
 
 
 def keep_whole(page):
-    """A page on which no short number of a table breaks at its hyphen."""
+    """A page whose tables keep numbers whole: their units, and a short one's hyphen."""
 
     def cells(table):
-        return CELL.sub(lambda cell: HYPHENED.sub(UNBROKEN, cell[0]), table[0])
+        whole = HYPHENED if "mla-table" in table[0] else NOTHING
+        return CELL.sub(lambda cell: whole.sub(UNBROKEN, join(cell[0])), table[0])
 
-    return TABLE.sub(cells, page)
+    return WRITTEN.sub(cells, page)
 
 
 def join_units(app, doctree):

@@ -123,7 +123,8 @@ class Ruling:
     def _notes(self) -> list[str]:
         notes = {"Holds": "; ".join(self.holds), "Fails": "; ".join(self.fails), "Source": self.source}
         lines = [f"{label}: {text}." for label, text in notes.items() if text]
-        return [*lines, "Said of all cases: one that fails makes it wrong."] if self.universal else lines
+        told = self.universal and self.verdict == "wrong" and self.holds
+        return [*lines, "Said of all cases: one that fails makes it wrong."] if told else lines
 
     @property
     def _row(self) -> str:

@@ -67,7 +67,7 @@ const written = ({ attention, others }) => (attention === others ? others : `${o
 
 function remark(shown, { dtype, gpus }) {
   const said = [
-    "Bars: one sequence. Per token: what the first one takes. 1 GB = 10⁹ bytes; recurrent states in fp32.",
+    "Bars: one sequence. Per token: what the first token takes. 1 GB = 10⁹ bytes; recurrent states in fp32.",
     "On each GPU: tensor shares out the heads, and every GPU keeps the whole of a latent; data shares out the " +
       "sequences, and copies the attention’s weights; context shares out the tokens of each sequence. Copies: GPUs " +
       "that keep the same. Fit: such sequences, on all GPUs. Tokens: how long each of the sequences at once may become.",
