@@ -328,14 +328,16 @@ def test_every_chapter_opens_on_colab(html):
 
 @pytest.fixture
 def search(browser, serve, html):
-    """``search(words)`` gives the pages that are found, the best first."""
-    page, address = browser.new_page(), serve(html)
+    """``search(words)`` gives the pages that are found, the best first; ``search.page`` shows them."""
+    page, address = browser.new_page(viewport={"width": 390, "height": 800}), serve(html)
 
     def find(words):
         page.goto(f"{address}search.html?q={words}")
         page.wait_for_selector("#search-results ul.search li a")
         page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")
         return page.locator("#search-results ul.search li a").evaluate_all("links => links.map(a => a.pathname)")
+
+    find.page = page
 
     yield find
     page.close()
@@ -351,6 +353,33 @@ def test_search_shows_chapters_before_the_reference_but_for_its_names(search):
         of_the_reference = ["/api/" in path for path in search(words)]
         assert of_the_reference == sorted(of_the_reference)
     assert search("mla_decode")[0] == "/book/api/kernels.html"
+
+
+def test_excerpts_of_a_search_are_words_of_the_article_that_fit_a_phone(search):
+    assert "/book/guess-and-verify.html" in search("latent")
+    search.page.wait_for_function("!!document.querySelector('#search-results p.context')")
+    search.page.wait_for_timeout(500)
+    excerpts = search.page.locator("#search-results p.context").all_text_contents()
+    assert len(excerpts) > 10
+    assert not [each for each in excerpts if "\\" in each or "cell source" in each or "Contents" in each]
+    assert search.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_no_mark_behind_a_formula_begins_a_line(browser, serve, html):
+    page, address = browser.new_page(viewport={"width": 390, "height": 800}), serve(html)
+    for name in ("decoupled-rope", "guess-and-verify"):
+        page.goto(f"{address}book/{name}.html")
+        for width in (320, 345, 370, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            begun = page.evaluate("""() => [...document.querySelectorAll(".mla-held:has(.base)")].filter((held) => {
+              const [range, mark] = [document.createRange(), held.lastChild];
+              range.selectNode(mark);
+              const last = [...held.querySelectorAll(".base")].at(-1).getBoundingClientRect();
+              return last.height && range.getBoundingClientRect().left < last.right - 1;
+            }).map((held) => held.textContent.slice(-40))""")
+            assert begun == [], (name, width)
+    assert page.locator(".mla-held").count() > 10
+    page.close()
 
 
 def test_pages_name_one_repository():

@@ -12,7 +12,9 @@ sys.path.append(str(ROOT / "book" / "_ext"))
 from units import join, keep_whole  # noqa: E402
 
 
-@pytest.mark.parametrize("text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min.", "5 %."])
+@pytest.mark.parametrize(
+    "text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min.", "5 %.", "60 MiB"]
+)
 def test_a_unit_is_joined_to_its_number(text):
     assert join(f"about {text} more") == f"about {text.replace(' ', chr(0xA0))} more"
 
@@ -20,6 +22,12 @@ def test_a_unit_is_joined_to_its_number(text):
 @pytest.mark.parametrize("text", ["5 Bytes", "3 models", "a B", "2 mins", "4 minutes", "1 section", "7 sB"])
 def test_other_words_are_not(text):
     assert join(text) == text
+
+
+def test_a_count_is_joined_to_what_it_counts():
+    assert join("on 8 × H100, 2 × 64 and two × of it") == "on 8\xa0×\xa0H100, 2\xa0×\xa064 and two × of it"
+    cells = '<table><td>256{}KiB</td></table><div class="mla-ruling"><p>8{}H100</p></div>'
+    assert keep_whole(cells.format(" ", " × ")) == cells.format("\xa0", "\xa0×\xa0")
 
 
 def test_a_short_number_of_a_table_keeps_its_hyphen():
