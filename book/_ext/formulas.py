@@ -105,8 +105,10 @@ def is_short(tex):
 
 
 def hold(app, doctree, docname):
-    """Keep the mark behind a formula on the formula's line."""
+    """Keep the mark behind a short formula on the formula's line."""
     for math in list(doctree.findall(nodes.math)):
+        if not is_short(math.astext()):
+            continue
         place = math.parent.index(math)
         after = math.parent[place + 1 : place + 2]
         mark = after and isinstance(after[0], nodes.Text) and MARK.match(after[0])

@@ -371,10 +371,10 @@ def test_no_mark_behind_a_formula_begins_a_line(browser, serve, html):
         page.goto(f"{address}book/{name}.html")
         for width in (320, 345, 370, 390):
             page.set_viewport_size({"width": width, "height": 800})
-            begun = page.evaluate("""() => [...document.querySelectorAll(".mla-held:has(.base)")].filter((held) => {
+            begun = page.evaluate("""() => [...document.querySelectorAll(".mla-held")].filter((held) => {
               const [range, mark] = [document.createRange(), held.lastChild];
               range.selectNode(mark);
-              const last = [...held.querySelectorAll(".base")].at(-1).getBoundingClientRect();
+              const last = [...held.querySelectorAll(".katex-base")].at(-1).getBoundingClientRect();
               return last.height && range.getBoundingClientRect().left < last.right - 1;
             }).map((held) => held.textContent.slice(-40))""")
             assert begun == [], (name, width)
