@@ -123,7 +123,8 @@ def _dots3(dims: Dimensions) -> dict[str, Any]:
         parts = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")
         said = {key: getattr(dims, key) if entry.get(key) is None else entry[key] for key in parts}
         own = check(said | {"head_dim": entry.get("head_dim")}, "dots3_note_text")
-        latent, rotary, width = own.kv_lora_rank, own.need("qk_rope_head_dim"), own.head_dim
+        latent, width = own.need("kv_lora_rank"), own.head_dim
+        rotary: int | None = own.need("qk_rope_head_dim")
         if width is not None and width != own.need("qk_nope_head_dim") + rotary:
             parts_sum = f"qk_nope_head_dim + qk_rope_head_dim, {own.qk_nope_head_dim} + {rotary}"
             raise ValueError(f"head_dim of per_layer_config is {width}; expected {parts_sum}")
