@@ -123,16 +123,15 @@ def _dots3(dims: Dimensions) -> dict[str, Any]:
         parts = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")
         said = {key: getattr(dims, key) if entry.get(key) is None else entry[key] for key in parts}
         own = check(said | {"head_dim": entry.get("head_dim")}, "dots3_note_text")
-        latent, width = own.need("kv_lora_rank"), own.head_dim
-        rotary: int | None = own.need("qk_rope_head_dim")
-        if width is not None and width != own.need("qk_nope_head_dim") + rotary:
-            parts_sum = f"qk_nope_head_dim + qk_rope_head_dim, {own.qk_nope_head_dim} + {rotary}"
+        plain, rotated, width = own.need("qk_nope_head_dim"), own.need("qk_rope_head_dim"), own.head_dim
+        if width is not None and width != plain + rotated:
+            parts_sum = f"qk_nope_head_dim + qk_rope_head_dim, {plain} + {rotated}"
             raise ValueError(f"head_dim of per_layer_config is {width}; expected {parts_sum}")
-    else:
-        latent, rotary = dims.swa_kv_lora_rank or 1024, dims.swa_qk_rope_head_dim
-        if rotary is None and (dims.swa_head_dim or dims.swa_qk_nope_head_dim):
-            rotary = max((dims.swa_head_dim or 256) - (dims.swa_qk_nope_head_dim or 192), 0)
-        rotary = 64 if rotary is None else rotary
+        return {"sliding_window": window, "swa_kv_lora_rank": own.kv_lora_rank, "swa_qk_rope_head_dim": rotated}
+    latent, rotary = dims.swa_kv_lora_rank or 1024, dims.swa_qk_rope_head_dim
+    if rotary is None and (dims.swa_head_dim or dims.swa_qk_nope_head_dim):
+        rotary = max((dims.swa_head_dim or 256) - (dims.swa_qk_nope_head_dim or 192), 0)
+    rotary = 64 if rotary is None else rotary
     return {"sliding_window": window, "swa_kv_lora_rank": latent, "swa_qk_rope_head_dim": rotary}
 
 
