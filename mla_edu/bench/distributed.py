@@ -80,9 +80,17 @@ def _launch(ranks: int, path: Path, toy: bool, rounds: int) -> dict[str, Any]:
     arguments = ["-m", "mla_edu.bench.distributed", str(path), str(int(toy)), str(rounds)]
     command = [*TORCHRUN, "--nproc-per-node", str(ranks), *arguments]
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        lines = [line for line in ended.stderr.splitlines() if re.search(r"(Error|RankLost|error): ", line)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as torchrun:
+        try:
+            _, errors = torchrun.communicate()
+        except BaseException:
+            torchrun.terminate()  # so that it ends its ranks, which would outlive it if it were killed
+            torchrun.wait()
+            raise
+    if torchrun.returncode:
+        lines = [line for line in errors.splitlines() if re.search(r"(Error|RankLost|error): ", line)]
         raise RuntimeError(f"{ranks} ranks failed: {(lines or ['torchrun has not said why'])[0]}")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -1,7 +1,13 @@
 """Layers on several ranks, measured at toy size: what passes, what is checked before, and what is written."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -102,3 +108,29 @@ def test_a_rank_that_fails_is_told_in_one_line(monkeypatch):
     *waits, last = result.stderr.splitlines()
     assert result.exit_code == 2 and all(line.startswith("measuring on ") for line in waits)
     assert "2 ranks failed: " in last and "--no-such-option" in last
+
+
+def ranks_in(folder):
+    """The processes whose results go to a folder."""
+    named = (each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"]))
+    return [line for line in named if any(word.startswith(f"{folder}{os.sep}") for word in line)]
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert true()
+
+
+@pytest.mark.long
+def test_no_rank_outlives_the_run_that_is_interrupted(tmp_path):
+    program = "from mla_edu.bench import distributed\ndistributed.run([2], toy=True, rounds=10**9)"
+    run = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: sum("mla_edu.bench.distributed" in line for line in ranks_in(tmp_path)) >= 2)
+    time.sleep(2)  # the ranks have met
+    run.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in run.communicate(timeout=60)[1]
+    assert ranks_in(tmp_path) == []
