@@ -13,6 +13,22 @@ HALF = 2**31
 
 
 @pytest.fixture(scope="session", autouse=True)
+def fresh_memory_is_poisoned():
+    """On the CPU what a step allocates holds NaN: else it might hold the right answer of the step before."""
+    new_empty = Tensor.new_empty
+
+    def poisoned(tensor, *size, **options):
+        memory = new_empty(tensor, *size, **options)
+        if memory.device.type == "cpu":
+            memory.untyped_storage().fill_(0xFF)
+        return memory
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Tensor, "new_empty", poisoned)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def language_is_patched_once_per_launch():
     """Triton's interpreter patches its language anew whenever a jitted function calls another: half of all its time."""
     if os.environ.get("TRITON_INTERPRET") != "1":
