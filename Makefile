@@ -51,7 +51,7 @@ test: venv-full ## Run every check but the longest: style, types, package, noteb
 test-long: venv-full ## Run the longest: seven chapters, kernels with a fault in them, more processes, the wheel by itself
 	@$(PYTEST) -m long
 
-check: venv-full ## Run the quick tests, in about a minute
+check: venv-full ## Run the quick tests, in two or three minutes
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not browser and not gpu" tests
 
 test-cpus: venv-full ## Execute the notebooks as other processors would, and compare what they print
