@@ -228,6 +228,7 @@ def refused(result, message=""):
         (["kernels", "--page-size", "1m"], "mla-edu: --page-size is 1048576; expected an integer from 1 to 65,536"),
         (["kernels", "--s-q", "1m"], "mla-edu: --s-q is 1048576; expected"),
         (["kernels", "--dtype", "fp8"], "mla-edu: --dtype is 'fp8'"),
+        (["kernels", "--dtype", ""], "mla-edu: --dtype is ''"),
         (["kernels", "--backend", "cuda"], "mla-edu: --backend is 'cuda'"),
         (["doctor", "deepseek-v3", "--tokens", "1k", "--tp", "256"], "mla-edu: --tp x --cp is 256 for deepseek-v3"),
         (["kernels", "sm_70"], "arch is 'sm_70'"),

@@ -89,9 +89,9 @@ def kernels(
 def _cases(backend: str, arch: str, dtype: str | None, counts: list[int]) -> list[tuple[str, int]]:
     """What is compiled for an architecture: dtypes and heads."""
     if backend == "gluon":
-        dtypes = [dtype] if dtype else ["bf16"] if counts else list(GLUON_HEADS)
+        dtypes = [dtype] if dtype is not None else ["bf16"] if counts else list(GLUON_HEADS)
         return [(each, count) for each in dtypes for count in counts or GLUON_HEADS.get(each, [16])]
-    stored = dtype or ("fp16" if arch == "sm_75" else "bf16")
+    stored = dtype if dtype is not None else "fp16" if arch == "sm_75" else "bf16"
     return [(stored, count) for count in counts or [16, 128]]
 
 
