@@ -116,7 +116,7 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path, file, content, message):
         (["--device", "cuda:77"], "--device is 'cuda:77'; expected one that is there"),
         (["--device", ""], "--device is ''; expected one that is there"),
         (["--device", "meta"], "--device is 'meta'; expected one that is there"),
-        (["--resume"], "expected the checkpoint of a run"),
+        (["--resume"], "expected a run that has saved"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, file, arguments, message):

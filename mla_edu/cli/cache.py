@@ -91,7 +91,7 @@ def cache(
     tp x dp x cp x pp GPUs; vLLM's tensor parallelism is tp x cp here. Without a layout, three stand beside each other.
     """
     num_tokens, batch_size = parse_count(tokens, "--tokens"), parse_count(batch, "--batch")
-    card = None if gpu is None else get_gpu(gpu)
+    card = None if gpu is None else _card(gpu)
     with naming_options(OPTIONS):
         cached = cost.cache_format(dtype)
         weights = None if weights_dtype is None else cost.weight_format(weights_dtype)
@@ -136,6 +136,13 @@ def cache(
         say(why if len(models) == 1 or name in why else f"{name}: {why}")
     if refused:
         raise typer.Exit(2)
+
+
+def _card(name: str) -> GPUSpec:
+    try:
+        return get_gpu(name)
+    except ValueError as error:
+        raise ValueError(f"--gpu: {error}") from None
 
 
 def _with_parameters(model: ModelSpec, number: int | None, weights: WeightFormat | None) -> ModelSpec:

@@ -11,6 +11,8 @@ from mla_edu.models.cache import ModelCache
 from mla_edu.models.decoder import Decoder
 from mla_edu.validation import check_integer, shown
 
+LEAST = 1e-30  # of what a smaller temperature or top_p asks for, float32 has the same
+
 
 def generate(
     model: Decoder,
@@ -122,6 +124,7 @@ def choose(
 
 def probabilities(logits: Float[Tensor, " vocab"], temperature: float, top_p: float) -> Float[Tensor, " vocab"]:
     """What ``choose`` draws from at a temperature above 0; at least float32."""
+    temperature, top_p = max(temperature, LEAST), max(top_p, LEAST)
     softmax = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1)
     if top_p == 1:
         return softmax

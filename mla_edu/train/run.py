@@ -239,7 +239,9 @@ def train_into(
         if path.exists() and not path.is_file():
             raise FileExistsError(f"--out: {path} is no regular file; expected a folder of its own")
     if resume and not state.is_file():
-        raise FileNotFoundError(f"--resume: {state} is not there; expected the checkpoint of a run")
+        raise FileNotFoundError(
+            f"--resume: {state} is not there; expected a run that has saved: delete the folder to start anew"
+        )
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)

@@ -71,6 +71,12 @@ def test_draws_have_the_probabilities_of_the_softmax():
     assert (counts - (logits / 0.7).softmax(-1)).abs().max() < 0.015
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(1e-38, 1.0), (5e-324, 1.0), (1.0, 1e-320), (1e-300, 1e-300)])
+def test_numbers_too_small_for_float32_draw_the_likeliest(temperature, top_p):
+    logits = torch.tensor([-700.0, 3.0, 500.0, 499.0])
+    assert {choose(logits, temperature, top_p) for _ in range(20)} == {2}
+
+
 @pytest.mark.parametrize(("top_p", "kept"), [(0.5, {2}), (0.7, {2, 1}), (0.95, {2, 1, 0}), (1.0, {2, 1, 0, 3})])
 def test_as_few_tokens_are_drawn_as_have_the_probability_together(top_p, kept):
     logits = torch.tensor([0.09, 0.3, 0.6, 0.01]).log()
