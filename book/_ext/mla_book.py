@@ -133,6 +133,8 @@ def name_in_full(app, doctree):
             target = node["reftarget"] = origin(app, module.inside[target])
         elif f"{node.get('py:module')}.{target}" in app.mla_definitions:
             target = node["reftarget"] = f"{node['py:module']}.{target}"
+        else:
+            target = node["reftarget"] = origin(app, target)
         for text in list(node.findall(nodes.Text)):
             if text.startswith(f"{PACKAGE}."):  # a base, which autoapi names in full
                 text.parent.replace(text, nodes.Text(text.rpartition(".")[2]))
@@ -230,19 +232,16 @@ def is_plain(app, node, target):
 
 
 def resolve(app, env, node, contnode):
-    """Link a name of the package: where it comes from, or else by its last part.
+    """Link a name of the package that is not in full, by its last part.
 
     Names of other libraries and type aliases are printed as they stand.
     """
     if node["refdomain"] != "py":
         return None
-    target = origin(app, node["reftarget"])
-    if is_plain(app, node, target):
-        return contnode
+    target = node["reftarget"]
     last = target.rpartition(".")[2]
     objects = env.get_domain("py").objects
     found = [name for name in objects if name.rpartition(".")[2] == last]
-    found = [target] if target in objects else found
     if len(found) == 1 and found[0].startswith(PACKAGE):
         entry = objects[found[0]]
         place = node["refdoc"], entry.docname, entry.node_id
