@@ -34,7 +34,7 @@ need_python = $(if $(filter ok,$(python_state)),,$(error \
 	Python 3.11 to 3.13 with venv is needed, but $(PYTHON) $(python_state). Name another with "make PYTHON=..."))
 
 .PHONY: help book test test-long check test-cpus test-gpu bench-gpu coverage serve pdf lab notebooks lint types shapes format \
-	requirements wheel links clean venv-book venv-full need-gpu
+	requirements wheel links clean venv-book venv-full need-gpu port
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,8 +71,12 @@ coverage: venv-full ## Measure which lines of the package the tests run
 	@echo "Line by line: file://$(CURDIR)/htmlcov/index.html"
 
 SERVE = $(CURDIR)/$(BIN)/python -u -m http.server --bind 127.0.0.1 --directory _build/html
-serve: $(INDEX) ## Build the book and serve it on 127.0.0.1, at PORT or, where that is taken, at a free one
+serve: port $(INDEX) ## Build the book and serve it on 127.0.0.1, at PORT or, where that is taken, at a free one
 	@$(SERVE) $(PORT) 2>/dev/null || $(SERVE) 0
+
+port:
+	@[ "$(PORT)" -ge 0 ] 2>/dev/null && [ "$(PORT)" -le 65535 ] || \
+		{ echo "PORT is '$(PORT)'; expected a number from 0 to 65535" >&2; exit 2; }
 
 pdf: $(INDEX) venv-full ## Print the whole book into _build/mla-book.pdf
 	@$(BIN)/python tools/make_pdf.py

@@ -56,6 +56,6 @@ def parse_count(text: str, option: str) -> int:
     match = re.fullmatch(r"([1-9]\d{0,11})([km]?)", text.strip().casefold(), flags=re.ASCII)
     if match is None:
         raise ValueError(
-            f"{option} is {shown(text)}; expected a positive number of at most 12 digits, such as 4096, 128k or 1m"
+            f"{option} is {shown(text)}; expected a positive integer of at most 12 digits, such as 4096, 128k or 1m"
         )
     return int(match[1]) * {"": 1, "k": 2**10, "m": 2**20}[match[2]]

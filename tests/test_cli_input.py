@@ -367,12 +367,12 @@ def test_a_full_disk_is_one_line(arguments):
         (["cache", "deepseek-v3", "--dtype", "fp8_csa"], "--dtype is 'fp8_csa' for a model such as deepseek-v3"),
         (["cache", "deepseek-v3", "--weights-dtype", "q4"], "--weights-dtype is 'q4'; expected one of fp32"),
         (["cache", "deepseek-v3", "--pp", "1000"], "--pp is 1000; expected at most the 61 layers"),
-        (["cache", "deepseek-v3", "--tp", "8", "--ep", "5"], "--ep is 5; expected a divisor of the 8 GPUs"),
+        (["cache", "deepseek-v3", "--tp", "8", "--ep", "5"], "--ep is 5; expected a divisor of a stage's GPUs, 8"),
         (["cache", "deepseek-v3", "--tp", "3", "--gpus", "8"], "--tp x --dp x --cp x --pp is 3 x 1 x 1 x 1; expected"),
         (["doctor", "deepseek-v3", "--tokens", "1k", "--dtype", "int4"], "--dtype is 'int4'; expected"),
         (["doctor", "deepseek-v3", "--tokens", "1k", "--pp", "99"], "--pp is 99; expected"),
         (["doctor", "deepseek-v3", "--tokens", "1k", "--tolerance", "nan"], "--tolerance is nan; expected"),
-        (["cache", "deepseek-v3", "--tokens", "9" * 13], "expected a positive number of at most 12 digits"),
+        (["cache", "deepseek-v3", "--tokens", "9" * 13], "expected a positive integer of at most 12 digits"),
         (["cache", "deepseek-v3", "--tokens", HUGE], "999...999"),
         (["cache", "twice.json"], "twice.json is not valid JSON: 'num_hidden_layers' is given twice"),
         (["cache", "twice-within.json"], "twice-within.json is not valid JSON: 'head_dim' is given twice"),
@@ -384,10 +384,39 @@ def test_a_full_disk_is_one_line(arguments):
             ["generate", "good.json", "--prompt", "a"],
             "good.json is no folder; expected a checkpoint: config.json beside",
         ),
+        (["generate", "folder", "--temperature", "warm"], "--temperature is 'warm'; expected a valid number"),
+        (["generate", "folder", "--seed", "1.5"], "--seed is '1.5'; expected a valid integer"),
+        (["generate", "folder", "--mla", "small"], "--mla is 'small'; expected one of 'latent', 'expanded'"),
+        (["train", "deep.yaml", "--out", "run", "--steps", "0"], "--steps is '0'; expected greater than or equal to 1"),
+        (["bench", "model", "--threads", "-3"], "--threads is '-3'; expected greater than or equal to 1"),
+        (["bench", "layer", "--seconds", "inf"], "--seconds is inf; expected a finite number"),
     ],
 )
 def test_an_error_names_the_option(arguments, message):
     refused(run(*arguments), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", ""], "folder"),
+        (["generate", "folder", "--prompts", ""], "--prompts"),
+        (["train", "", "--out", "run"], "config"),
+        (["train", "deep.yaml", "--out="], "--out"),
+        (["doctor", "deepseek-v3", "--log", ""], "--log"),
+        (["bench", "carry", ""], "environment"),
+        (["bench", "model", ""], "config"),
+        *((["bench", grid, "--results="], "--results") for grid in ("kernel", "layer", "serving", "distributed")),
+        *((["bench", grid, "--results="], "--results") for grid in ("model", "latent-width")),
+    ],
+    ids=" ".join,
+)
+def test_no_letters_are_not_the_current_folder(arguments, name):
+    refused(run(*arguments), f"mla-edu: {name} is ''; expected a path")
+
+
+def test_what_stdin_holds_is_called_so():
+    refused(run("cache", "-", stdin="{}"), "mla-edu: stdin: model_type is None; expected the name of a model family")
 
 
 def test_a_name_that_a_screen_would_obey_is_spelt_out(folder):

@@ -1,7 +1,9 @@
 """``mla-edu generate``: what it prints, and what it refuses."""
 
+import contextlib
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -55,6 +57,23 @@ def test_the_text_streams_and_a_table_counts(folder):
     assert table["most pages held"] == f"1 of 64 tokens, {64 * 2 * 12 * 4 / 1000:.2f} kB"
     assert table["cache of a token"] == f"{2 * 12 * 4} B"
     assert table["with keys and values of every head"] == f"{2 * 3 * (9 + 6) * 4} B"
+
+
+def test_a_prompt_that_takes_long_to_read_is_told(folder, monkeypatch):
+    """Of 5,000 tokens, in more steps than one."""
+    told = []
+
+    @contextlib.contextmanager
+    def working(text, total=None):
+        told.append(text)
+        yield lambda done: None
+
+    monkeypatch.setattr(sys.modules["mla_edu.cli.generate"], "working", working)
+    path, model = folder
+    result = run(path, "--prompt", "def f(x)\n" * 555 + "print", "--max-new-tokens", "3")
+    assert "reading the prompt's 5,000 tokens" in told
+    right = bytes(generate(model, list(b"def f(x)\n" * 555 + b"print"), max_new_tokens=3)).decode()
+    assert result.stdout.startswith(right + "\n")
 
 
 @pytest.mark.parametrize("options", [(), ("--mla", "expanded"), ("--speculate", "ngram"), ("--no-prefix-cache",)])

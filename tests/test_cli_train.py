@@ -65,8 +65,9 @@ def test_the_number_of_threads_is_told(tmp_path, file, monkeypatch):
     assert result.output.splitlines()[0] == "threads: 1 (a step takes 10.0 ms with 1, 250 ms with 2)"
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, file):
-    """The real command, stopped by a real signal; then the command that it names."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, file, sent):
+    """The real command, stopped by a real signal, a scheduler's too; then the command that it names."""
     out = tmp_path / "a run"
     state = out / "state.safetensors"
     command = [sys.executable, "-m", "mla_edu.cli", "train", file, "--out", out, "--steps", "100000"]
@@ -76,7 +77,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, file):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     said, complaint = process.communicate()
     assert (process.returncode, complaint) == (0, "")
     step = read_facts(state)["step"]
@@ -121,6 +122,16 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path, file, content, message):
 )
 def test_bad_options_are_one_line(tmp_path, file, arguments, message):
     check_refused(train(file, "--out", tmp_path / "run", *arguments), message, tmp_path)
+
+
+def test_fewer_steps_than_were_taken_are_one_line(tmp_path, file):
+    out = tmp_path / "run"
+    assert train(file, "--out", out, "--steps", 4).exit_code == 0
+    kept = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    result = train(file, "--out", out, "--resume", "--steps", 3)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr == "mla-edu: --steps is 3; expected at least the 4 that the run has taken\n"
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == kept
 
 
 @pytest.mark.parametrize("full", ["state.partial", "model.safetensors"])

@@ -337,7 +337,7 @@ def test_a_layout_in_words():
         (lambda: Parallelism(data=-1), "data is -1"),
         (lambda: Parallelism(context=1.5), "context is 1.5"),
         (lambda: Parallelism(pipeline=True), "pipeline is True"),
-        (lambda: Parallelism(tensor=8, experts=3), "experts is 3; expected a divisor of the 8 GPUs"),
+        (lambda: Parallelism(tensor=8, experts=3), "experts is 3; expected a divisor of a stage's GPUs, 8"),
         (lambda: Parallelism(tensor=8, experts=0), "experts is 0; expected a positive integer"),
         (lambda: layouts(0), "num_gpus is 0"),
         (lambda: layout_of(8, tensor=3), "is 3 x 1 x 1 x 1; expected a product of 8 GPUs"),

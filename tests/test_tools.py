@@ -211,6 +211,15 @@ def test_book_is_served_at_a_free_port_where_the_wanted_one_is_taken(tmp_path, t
             os.killpg(process.pid, signal.SIGTERM)
 
 
+@pytest.mark.usefixtures("outside_make")
+@pytest.mark.parametrize("port", ["abc", "70000", "-1", "80 80"])
+def test_a_port_that_is_none_is_told_before_the_book_is_built(tmp_path, port):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(["make", "serve", f"PORT={port}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and list(tmp_path.iterdir()) == [tmp_path / "Makefile"]
+    assert done.stderr.startswith(f"PORT is '{port}'; expected a number from 0 to 65535\n")
+
+
 @pytest.fixture
 def notebook(tmp_path):
     def write(*sources):

@@ -230,6 +230,9 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="chapters or files; all chapters if none is named")
     by_name = {path.stem: path for path in chapters()}
     pages = [by_name.get(name, Path(name)) for name in parser.parse_args().pages] or list(by_name.values())
+    for path in pages:
+        if not path.is_file():
+            parser.error(f"PAGE is '{path}'; expected a chapter, such as {next(iter(by_name))}, or a file")
     exceptions, count = allowed(), 0
     for path in pages:
         for line in problems(path, exceptions.get(path.stem, {})):

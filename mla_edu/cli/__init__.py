@@ -1,11 +1,15 @@
 """The ``mla-edu`` command: what a model's cache takes, what its kernel compiles to and how fast it is; models."""
 
 import io
+import re
+import signal
 import sys
+import threading
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
+from pydantic import ValidationError
 
 import mla_edu
 from mla_edu import cost
@@ -17,6 +21,7 @@ from mla_edu.cli.kernels import kernels
 from mla_edu.cli.model import train
 from mla_edu.cli.show import new_console, new_table, say
 from mla_edu.registry import get_model, list_models
+from mla_edu.validation import describe, shown
 from mla_edu.words import size
 
 INTERRUPTED = 130  # by Ctrl-C: 128 and the signal's number
@@ -30,13 +35,15 @@ class _Commands(typer.core.TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name of a file may have letters that it cannot write
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
         try:
             status = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:
             status = INTERRUPTED
         except _UsageError as error:
             status = 2
-            say(error.format_message())
+            say(_told(error))
         except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
             status = 2
             say(str(error))
@@ -46,6 +53,20 @@ class _Commands(typer.core.TyperGroup):
         if status == INTERRUPTED:  # as typer says it, too
             say("interrupted")
         sys.exit(status)
+
+
+def _interrupt(*_: object) -> None:
+    """What a scheduler sends before it kills does what Ctrl-C does: a training saves, processes are ended."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def _told(error: Any) -> str:
+    """What is wrong with the words of a command; typer leaves out the value that an option was given."""
+    if not isinstance(error.__cause__, ValidationError):
+        return str(error.format_message())
+    found = describe(error.__cause__).partition(", unable to")[0]
+    found = re.sub(r"^.* is not one of (.*)\.$", r"expected one of \1", found)
+    return f"{error.param.opts[0]} is {shown(error.__cause__.errors()[0]['input'])}; {found}"
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

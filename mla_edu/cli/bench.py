@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from mla_edu.cli.show import naming_options, new_console, telling, working
+from mla_edu.cli.show import a_path, naming_options, new_console, telling, working
 from mla_edu.validation import read_text
 from mla_edu.words import parse_count
 
@@ -22,7 +22,7 @@ app = typer.Typer(rich_markup_mode=None)
 Parts = Annotated[list[str] | None, typer.Argument(help="A part of the grid, such as dtype=bf16 context=4k,64k.")]
 Toy = Annotated[bool, typer.Option(help="At toy size, on a CPU if need be: the times mean nothing.")]
 Seconds = Annotated[float | None, typer.Option(help="Start no case after so many seconds.")]
-Folder = Annotated[Path | None, typer.Option(help="Folder for the file of results.")]
+Folder = Annotated[Path | None, typer.Option(parser=a_path, help="Folder for the file of results.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -99,7 +99,9 @@ def _kernels(text: str, known: Sequence[str]) -> list[str]:
 def bench_carry(
     environment: Annotated[
         Path,
-        typer.Argument(help="What 'pip freeze' or 'pip list' printed on the other machine; or names, a line each."),
+        typer.Argument(
+            parser=a_path, help="What 'pip freeze' or 'pip list' printed on the other machine; or names, a line each."
+        ),
     ],
     python: Annotated[str, typer.Option(help="Of the other machine.")] = "3.12",
 ) -> None:
@@ -177,7 +179,7 @@ def parse_part(
 
 def _check_options(seconds: float | None, results: Path | None) -> None:
     if seconds is not None and not 0 <= seconds < math.inf:
-        raise ValueError(f"--seconds is {seconds}; expected a number of at least 0")
+        raise ValueError(f"--seconds is {seconds}; expected a finite number of at least 0")
     if results is not None and not (results.is_dir() and os.access(results, os.W_OK)):
         raise ValueError(f"--results is {results}; expected a folder that exists and can be written to")
 
@@ -197,7 +199,7 @@ def _finish(found: "Run", ours: Sequence[str], console: Console, folder: Path | 
 def bench_serving(
     toy: Toy = False,
     rounds: Annotated[int, typer.Option(help="Of each part; the times are medians over them.")] = 5,
-    results: Annotated[Path | None, typer.Option(help="Folder for the file of results.")] = None,
+    results: Folder = None,
 ) -> None:
     """Time the engine beside transformers: on a GPU with DeepSeek-V2-Lite's sizes, in 60 GB, or else on the CPU, in 3.
 
@@ -224,7 +226,7 @@ def bench_distributed(
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, such as 2,4.")] = "2,4",
     toy: Toy = False,
     rounds: Annotated[int, typer.Option(help="Of each step; the times are medians over them.")] = 5,
-    results: Annotated[Path | None, typer.Option(help="Folder for the file of results.")] = None,
+    results: Folder = None,
 ) -> None:
     """Time layers that are dealt over several processes, and count what passes between them: torchrun starts them."""
     need_torch()
@@ -258,7 +260,7 @@ def bench_load() -> None:
 
 @app.command("model")
 def bench_model(
-    config: Annotated[Path, typer.Argument(help="YAML of a training run: see configs/.")] = Path(
+    config: Annotated[Path, typer.Argument(parser=a_path, help="YAML of a training run: see configs/.")] = Path(
         "configs/mla-moe.yaml"
     ),
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
@@ -283,7 +285,9 @@ def bench_model(
 
 @app.command("latent-width")
 def bench_latent_width(
-    results: Annotated[Path, typer.Option(help="Folder for the file of results; what it holds is not done again.")],
+    results: Annotated[
+        Path, typer.Option(parser=a_path, help="Folder for the file of results; what it holds is not done again.")
+    ],
     seeds: Annotated[str, typer.Option(help="Of each model, one after another.")] = "5",
 ) -> None:
     """Train small models of one size that differ in what attention keeps of a token."""

@@ -12,7 +12,7 @@ from mla_edu import cost
 from mla_edu import doctor as doctors
 from mla_edu.cli.cache import OPTIONS, Context, Data, Experts, Pipeline, Tensor, read_layout
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import naming_options, new_console, new_table
+from mla_edu.cli.show import a_path, naming_options, new_console, new_table
 from mla_edu.words import parse_count
 
 
@@ -22,7 +22,8 @@ def doctor(
     ],
     observed: Annotated[str | None, typer.Option(help='What was seen on a GPU: "7.4 GiB", "812 MB".')] = None,
     log: Annotated[
-        Path | None, typer.Option(help="A log of llama.cpp, ollama, vLLM, SGLang or TensorRT-LLM that says it.")
+        Path | None,
+        typer.Option(parser=a_path, help="A log of llama.cpp, ollama, vLLM, SGLang or TensorRT-LLM that says it."),
     ] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens per sequence: 4096, 128k, 1m; else the log's.")] = None,
     batch: Annotated[str, typer.Option(help="Sequences.")] = "1",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
-from mla_edu.cli.show import naming_options, new_console, working
+from mla_edu.cli.show import a_path, naming_options, new_console, working
 from mla_edu.validation import check_folder
 from mla_edu.words import digits, size
 
@@ -32,9 +32,11 @@ OPTIONS = {
 
 
 def generate(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint: config.json beside safetensors files.")],
+    folder: Annotated[Path, typer.Argument(parser=a_path, help="A checkpoint: config.json beside safetensors files.")],
     prompt: Annotated[str | None, typer.Option(help="How the text begins.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line; .jsonl: objects.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(parser=a_path, help="A file of prompts, one a line; .jsonl: objects.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The text ends after so many.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token, more draws more freely.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from as few tokens as have this probability together.")] = 1.0,
@@ -89,7 +91,7 @@ def generate(
     requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]
     start, done = time.perf_counter(), 0
     if prompt is not None:
-        _stream(engine, text)
+        _stream(engine, requests[0], text)
     with working(f"answering {len(asked)} prompts", len(asked)) as note:
         while not engine.is_idle:  # not so after a single prompt
             finished = sum(event.kind == "finished" for event in engine.step())
@@ -108,12 +110,17 @@ def _pages(lengths: Iterable[int]) -> int:
     return sum(sorted(-(-length // PAGE_SIZE) for length in lengths)[-MOST_AT_ONCE:])
 
 
-def _stream(engine: "Engine", text: "Tokens") -> None:
+def _stream(engine: "Engine", request: "Request", text: "Tokens") -> None:
     """Print the letters of a single request as they come."""
-    letters = text.stream()
-    while not engine.is_idle:
-        for event in engine.step():
-            typer.echo("".join(map(letters, event.tokens)), nl=False)
+    letters, told = text.stream(), 0
+    with working(f"reading the prompt's {len(request.prompt):,} tokens"):
+        while not (request.output or engine.is_idle):
+            engine.step()
+    while told < len(request.output) or not engine.is_idle:
+        typer.echo("".join(map(letters, request.output[told:])), nl=False)
+        told = len(request.output)
+        if not engine.is_idle:
+            engine.step()
     typer.echo()
 
 

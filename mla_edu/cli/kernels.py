@@ -69,10 +69,9 @@ def kernels(
     _note(console, "tile: rows of queries x tokens. regs, spill (bytes): per thread. shared (bytes): per block.")
     _note(console, "tensor cores: instructions in the program text, where a loop counts once.")
     console.print(_loads(reports))
-    _note(
-        console, "programs: on a multiprocessor. in flight: bytes on their way to it while one multiplies. waits: cp."
-    )
-    _note(console, "async.wait_group in the loop. overlap: products with loads under way. useful: of tensor work.")
+    _note(console, "programs: on a multiprocessor. in flight: bytes on their way to it while one multiplies.")
+    _note(console, "waits: cp.async.wait_group in the loop. overlap: products with loads under way.")
+    _note(console, "useful: of tensor work.")
     if (predicted := _predicted(reports, *step)).row_count:
         console.print(predicted)
         _note(console, "Predictions from these counts, in shares of datasheet rates; nothing was timed.")

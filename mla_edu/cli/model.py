@@ -9,20 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from mla_edu.cli.bench import need_torch
-from mla_edu.cli.show import is_terminal, naming_options
-from mla_edu.validation import open_file
+from mla_edu.cli.show import a_path, is_terminal, naming_options
+from mla_edu.validation import open_file, shown
 from mla_edu.words import duration
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML with the model and how it learns: see configs/.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, log and model.")],
+    config: Annotated[Path, typer.Argument(parser=a_path, help="YAML with the model and how it learns: see configs/.")],
+    out: Annotated[Path, typer.Option(parser=a_path, help="Folder for checkpoints, log and model.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the file's num_steps.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
     """Train a model that a YAML file describes; Ctrl-C saves, --resume goes on."""
-    with open_file(config, "a YAML file"):
+    with open_file(config, "a YAML file, such as those of the book's configs/"):
         need_torch()  # which takes seconds: a wrong path is told before
     from mla_edu.models import save_model
     from mla_edu.train.run import train_into
@@ -40,7 +40,8 @@ def train(
             show(line["step"], words)
 
         stages = train_into(out, settings, resume=resume, device=chosen_device(device), note=note, choice=_say_threads)
-        next(stages)
+        with naming_options({"num_steps": "--steps" if steps else "num_steps"}):
+            next(stages)
         run = next(stages)
     if run.step < settings.train.num_steps:
         again = ["mla-edu", "train", str(config), "--out", str(out), "--resume"]
@@ -83,10 +84,8 @@ def chosen_device(name: str | None) -> str:
     """A device that is there."""
     import torch
 
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
-    try:
-        torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ValueError(f"--device is {chosen!r}; expected one that is there: {reason}") from None
-    return chosen
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    there = ["cuda", *gpus, "cpu"] if gpus else ["cpu"]
+    if name is not None and name not in there:
+        raise ValueError(f"--device is {shown(name)}; expected one that is there: {', '.join(there)}")
+    return name or there[0]

@@ -29,7 +29,10 @@ def model_of(name: str) -> ModelSpec:
         if sys.stdin is None:
             raise ValueError("model is '-', but stdin is closed; expected a config.json through a pipe")
         text = decode(sys.stdin.buffer, "stdin", "a config.json")
-        return spec_from_hf(parse_json_object(text, "stdin")).model_copy(update={"name": "stdin"})
+        try:
+            return spec_from_hf(parse_json_object(text, "stdin")).model_copy(update={"name": "stdin"})
+        except ValueError as error:
+            raise ValueError(re.sub("^the dict", "stdin", str(error))) from None
     if not name.strip():
         raise ValueError(f"model is {name!r}; expected {EXPECTED}")
     if "://" in name:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -40,6 +41,13 @@ def say(text: str) -> None:
         line = f"{line[: LONGEST - 205]} ... {line[-200:]}"
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     typer.echo(f"mla-edu: {line}", err=True)
+
+
+def a_path(text: str) -> Path:
+    """What a path's option was given; Python takes no letters, such as of an unset variable, for the current folder."""
+    if not str(text):
+        raise ValueError("expected a path")
+    return Path(text)
 
 
 @contextmanager

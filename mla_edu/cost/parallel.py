@@ -48,7 +48,7 @@ class Parallelism:
         if self.experts is not None:
             check_integer("experts", self.experts)
             if self.stage % self.experts:
-                raise ValueError(f"experts is {self.experts}; expected a divisor of the {self.stage} GPUs of a stage")
+                raise ValueError(f"experts is {self.experts}; expected a divisor of a stage's GPUs, {self.stage}")
 
     @property
     def group(self) -> int:

@@ -144,7 +144,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is no file, too large, not YAML, or no mapping of names to values.
     """
-    text = read_text(path, "a YAML file", 2**20)
+    text = read_text(path, "a YAML file, such as those of the book's configs/", 2**20)
     try:
         values = parse_user_yaml(text)
     except ValueError as error:

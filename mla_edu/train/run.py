@@ -230,7 +230,7 @@ def train_into(
         FileNotFoundError: there is nothing to resume.
         ImportError: ``safetensors`` or ``filelock`` is not installed.
         OSError: the folder cannot be written to.
-        ValueError: the run in the folder is of another configuration or another text.
+        ValueError: the run in the folder is of another configuration or another text, or has taken more steps.
     """
     state = folder / STATE
     need_packages()
@@ -291,6 +291,8 @@ def _interrupt() -> Iterator[threading.Event]:
 def _continue(run: Run, state: Path) -> None:
     facts = read_facts(state)
     check_same_run(facts, run.facts(), state.parent)
+    if (reached := facts["step"]) > (asked := run.config.train.num_steps):
+        raise ValueError(f"num_steps is {asked}; expected at least the {reached} that the run has taken")
     load_state(state, run.model, run.optimizers)
     run.step, run.threads = facts["step"], facts["threads"]
 

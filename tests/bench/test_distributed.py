@@ -88,7 +88,7 @@ def test_the_command_prints_and_writes(monkeypatch, found, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ranks", "0"], "--ranks is '0'; expected a positive number"),
+        (["--ranks", "0"], "--ranks is '0'; expected a positive integer"),
         (["--ranks", "2,some"], "--ranks is 'some'"),
         (["--ranks", "17"], "mla-edu: --ranks is 17; expected an integer from 1 to 16"),
         (["--toy", "--ranks", "2,5"], "mla-edu: --ranks is 5; expected an integer from 1 to 4"),

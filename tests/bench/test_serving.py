@@ -320,7 +320,7 @@ def test_the_command_measures_at_full_size_unless_told_otherwise(asked):
     ("arguments", "message"),
     [
         (["--rounds", "0"], "mla-edu: --rounds is 0; expected a positive integer"),
-        (["--rounds", "some"], "Invalid value for '--rounds'"),
+        (["--rounds", "some"], "--rounds is 'some'; expected a valid integer"),
         (["--results", "/no/such"], "--results is /no/such; expected a folder that exists"),
     ],
 )

@@ -162,7 +162,7 @@ def test_few_directions_cost_and_all_cost_nothing(small, monkeypatch):
     ("arguments", "message"),
     [
         (["--results", "/no/such"], "--results is /no/such; expected a folder that exists"),
-        (["--results", ".", "--seeds", "0"], "--seeds is '0'; expected a positive number"),
+        (["--results", ".", "--seeds", "0"], "--seeds is '0'; expected a positive integer"),
         ([], "Missing option '--results'"),
     ],
 )

@@ -1,9 +1,11 @@
 """Each number in the prose is one that its page shows, and the check that says so sees those that are not."""
 
+import sys
+
 import nbformat
 import pytest
 
-from check_numbers import allowed, false_formulas, problems, read_page
+from check_numbers import allowed, false_formulas, main, problems, read_page
 from execute_notebooks import ROOT, chapters
 from prose import numbers_in
 
@@ -86,6 +88,13 @@ def test_what_the_page_shows_places_a_number(tmp_path):
     assert missing(tmp_path, "Two of 16,384 tokens.", code="tokens = 128 * 128") == []
     assert missing(tmp_path, "It is $d = 512 + 64$, so 576.") == ["576"]
     assert missing(tmp_path, "It is $d = 512 + 64 = 576$, so 576.") == []
+
+
+def test_an_unknown_page_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["check_numbers.py", "nowhere"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "PAGE is 'nowhere'; expected a chapter, such as one-token-at-a-time, or a file" in capsys.readouterr().err
 
 
 def test_a_setting_is_not_a_result(tmp_path):
