@@ -124,13 +124,16 @@ def wait_until(true, seconds=60):
 
 
 @pytest.mark.long
-def test_no_rank_outlives_the_run_that_is_interrupted(tmp_path):
-    program = "from mla_edu.bench import distributed\ndistributed.run([2], toy=True, rounds=10**9)"
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_no_rank_outlives_the_run_that_is_interrupted(tmp_path, sent):
+    """By Ctrl-C, or by a scheduler, which may tell the command alone."""
+    command = [sys.executable, "-m", "mla_edu.cli", "bench", "distributed", "--ranks", "2", "--toy"]
     run = subprocess.Popen(
-        [sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE
+        [*command, "--rounds", str(10**9)], env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE
     )
     wait_until(lambda: sum("mla_edu.bench.distributed" in line for line in ranks_in(tmp_path)) >= 2)
     time.sleep(2)  # the ranks have met
-    run.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in run.communicate(timeout=60)[1]
+    run.send_signal(sent)
+    assert run.communicate(timeout=60)[1].endswith(b"mla-edu: interrupted\n")
+    assert run.returncode == 130
     assert ranks_in(tmp_path) == []
