@@ -266,7 +266,7 @@ def test_the_largest_numbers_have_an_answer():
 def test_the_readme_shows_what_the_command_prints():
     readme = (Path(mla_edu.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     command, _, table = readme.partition("```\nmla-edu cache ")[2].partition("\n\n")
-    shown = [line.rstrip() for line in run("cache", *command.split()).stdout.splitlines()]
+    shown = run("cache", *command.split()).stdout.splitlines()
     for line in table.partition("\n```")[0].splitlines():
         assert line in shown, line
 

@@ -19,7 +19,7 @@ MOMENT = 1.0  # seconds: bad input is refused sooner, in a line of its own
 
 def new_table(heading: str, *others: str) -> Table:
     """An empty table: names to the left, numbers to the right."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column(heading, overflow="fold")
     for other in others:
         table.add_column(other, justify="right")
