@@ -6,8 +6,9 @@ one.
 
 The API pages, which sphinx-autoapi makes from the source text, are said more
 plainly. Signatures and types stand as the source has them, so that shapes such as
-``Float[Tensor, "batch seq dim"]`` stay readable. A field is described by the
-comment behind it. Nothing of the package is imported.
+``Float[Tensor, "batch seq dim"]`` stay readable; a default that is a constant of the
+package stands there as its value. A field is described once: by the comment behind
+it, or by what the docstring of its class says. Nothing of the package is imported.
 """
 
 import ast
@@ -33,16 +34,24 @@ PACKAGE = "mla_edu"
 API_PAGES = "book/api/"
 # The name of an option, whose hyphens would become a dash; or what is code already.
 OPTION = re.compile(r"(``.*?``)|(?<!\S)(--[a-z][\w-]*)")
+# What a docstring, once it is reStructuredText, says of one field or argument.
+SAID = re.compile(
+    r"^:(?P<kind>ivar|param) (?P<name>\w+): (?P<text>.*(?:\n +.*)*)\n?", re.MULTILINE
+)
+# What a constant may be made of, to stand where its name does.
+CONSTANT = (ast.Constant, ast.Name, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
 
 
 class Module:
     """What the syntax tree of one module says about its definitions."""
 
     def __init__(self, name, path):
+        self.name = name
         self.lines = Path(path).read_text(encoding="utf-8").splitlines()
         self.definitions = {}  # full name -> class, function, or declared field
         self.outside = set()  # names that come from other libraries
         self.aliases = set()  # plain names assigned at the top
+        self.constants = {}  # name -> what it is, of numbers and texts among them
         self.inside = {}  # name -> full name, of what comes from the package
         tree = ast.parse("\n".join(self.lines))
         for node in ast.walk(tree):
@@ -64,7 +73,17 @@ class Module:
                 self.aliases |= {
                     target.id for target in node.targets if isinstance(target, ast.Name)
                 }
+                self._assign(node.targets[0], node.value)
         self._collect(tree, name)
+
+    def _assign(self, target, value):
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for each in zip(target.elts, value.elts, strict=True):
+                self._assign(*each)
+        elif isinstance(target, ast.Name):
+            parts = (part for part in ast.walk(value) if isinstance(part, ast.expr))
+            if all(isinstance(part, CONSTANT) for part in parts):
+                self.constants[target.id] = value
 
     def _collect(self, node, prefix):
         for child in node.body:
@@ -79,10 +98,11 @@ class Module:
                 self.definitions[f"{prefix}.{child.target.id}"] = child
 
     def comment(self, node):
-        """The comment that ends a statement, or else the one above it."""
-        trailing = re.search(r"\s#:?\s+(.+)$", self.lines[node.end_lineno - 1])
-        if trailing and not trailing.group(1).startswith("fmt:"):
-            return trailing.group(1)
+        """The comment that ends a line of a statement, or else the one above it."""
+        for line in reversed(self.lines[node.lineno - 1 : node.end_lineno]):
+            trailing = re.search(r"\s#:?\s+(.+)$", line)
+            if trailing and not trailing.group(1).startswith("fmt:"):
+                return trailing.group(1)
         above = []
         for line in reversed(self.lines[: node.lineno - 1]):
             if not line.lstrip().startswith("#"):
@@ -112,11 +132,45 @@ def read_source(app):
             if obj is None:
                 continue
             if isinstance(node, ast.AnnAssign):
-                obj.obj["annotation"] = ast.unparse(node.annotation)
+                obj.obj["annotation"] = written(node.annotation)
                 obj.annotation = obj.obj["annotation"]
+                obj.value = obj.value or default_of(node)
                 obj.docstring = obj.docstring or sentence(module.comment(node))
+            elif isinstance(node, ast.ClassDef):
+                tell_fields(app, obj)
             elif obj.type == "property" and node.returns:
-                obj.annotation = ast.unparse(node.returns)
+                obj.annotation = written(node.returns)
+
+
+def default_of(node):
+    """The default that a field states in a call of pydantic's ``Field``."""
+    if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "Field":
+        for keyword in node.value.keywords:
+            if keyword.arg == "default":
+                return ast.unparse(keyword.value)
+    return None
+
+
+def tell_fields(app, obj):
+    """Move what a class says of its fields to their own entries.
+
+    Of a class with an ``__init__``, arguments of the same name are something else.
+    """
+    fields = {
+        child.name: child
+        for child in obj.children
+        if isinstance(app.mla_definitions.get(child.id), ast.AnnAssign)
+    }
+    takes_fields = f"{obj.id}.__init__" not in app.mla_definitions
+
+    def move(found):
+        field = fields.get(found["name"])
+        if field is None or (found["kind"] == "param" and not takes_fields):
+            return found[0]
+        field.docstring = sentence(" ".join(found["text"].split()))
+        return ""
+
+    obj.docstring = SAID.sub(move, obj.docstring)
 
 
 def name_in_full(app, doctree):
@@ -174,6 +228,41 @@ class Plain(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+class Shapes(ast.NodeTransformer):
+    """``Int[Tensor, " batch"]``, whose space is for linters, without it."""
+
+    def visit_Subscript(self, node):
+        if isinstance(node.slice, ast.Tuple) and len(node.slice.elts) == 2:
+            shape = node.slice.elts[1]
+            if isinstance(shape, ast.Constant) and isinstance(shape.value, str):
+                shape.value = shape.value.strip()
+        return self.generic_visit(node)
+
+
+def written(node):
+    """A type as its source."""
+    return ast.unparse(Shapes().visit(copy.deepcopy(node)))
+
+
+class Values(ast.NodeTransformer):
+    """A default with values in the place of constants' names."""
+
+    def __init__(self, app, module):
+        self.app, self.module = app, module
+
+    def visit_Name(self, node):
+        name = ast.unparse(node)
+        first, dot, rest = name.partition(".")
+        found = self.module.inside.get(first, f"{self.module.name}.{first}")
+        home, _, last = origin(self.app, found + dot + rest).rpartition(".")
+        module = self.app.mla_modules.get(home)
+        if module is None or last not in module.constants:
+            return node
+        return Values(self.app, module).visit(copy.deepcopy(module.constants[last]))
+
+    visit_Attribute = visit_Name
+
+
 def write_signature(app, what, name, obj, options, args, retann):
     """The signature as in the source; none for a class whose fields say it all."""
     node = app.mla_definitions.get(name)
@@ -183,10 +272,21 @@ def write_signature(app, what, name, obj, options, args, retann):
             return "", None
     if not isinstance(node, ast.FunctionDef) or what == "apiproperty":
         return args, retann
-    arguments = ast.unparse(Plain().visit(copy.deepcopy(node.args)))
+    found = Plain().visit(copy.deepcopy(node.args))
+    values = Values(app, app.mla_modules[module_of(app, name)])
+    found.defaults = [values.visit(each) for each in found.defaults]
+    found.kw_defaults = [each and values.visit(each) for each in found.kw_defaults]
+    arguments = written(found)
     if what in {"apiclass", "apimethod", "apiexception"}:
         arguments = re.sub(r"^(self|cls)(, |$)", "", arguments)
-    return f"({arguments})", ast.unparse(node.returns) if node.returns else None
+    return f"({arguments})", written(node.returns) if node.returns else None
+
+
+def module_of(app, name):
+    """The module in which a name in full is defined."""
+    while name not in app.mla_modules:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def skip_member(app, what, name, obj, skip, options):

@@ -37,6 +37,7 @@ def page_text(html, name):
 
 def test_comment_behind_a_field_is_its_description(html):
     assert "width of one head; not always hidden_size / num_attention_heads." in page_text(html, "config")
+    assert "one full-attention layer; None where it is not known" in page_text(html, "hf")  # within brackets
 
 
 def test_option_keeps_its_two_hyphens(html):
@@ -73,6 +74,39 @@ def test_a_class_names_what_it_extends(html):
 
 def test_shapes_stand_in_signatures(html):
     assert "Float[Tensor, 'batch queries heads qk_dim']" in page_text(html, "ops")
+
+
+def test_the_space_before_a_shape_of_one_dimension_is_left_out(html):
+    pages = "".join(page_text(html, page.stem) for page in (html / "book" / "api").glob("*.html"))
+    assert "Float[Tensor, 'vocab']" in pages and "Tensor, ' " not in pages
+
+
+@pytest.mark.parametrize(
+    ("page", "default"),
+    [
+        ("doctor", "tolerance: float = 0.02"),  # of the module itself,
+        ("cli", "tolerance: float = 0.02"),  # of another one, under its name,
+        ("widgets", "weights: str = 'published'"),  # of a module from which the name is imported,
+        ("bench", "muon_rate: float = 0.02"),  # and one of two that are assigned at once
+        ("bench", "path: Path = MEASURED / 'latent-width.json'"),
+        ("models", "num_mtp_layers: NonNegativeInt = 0"),  # said in pydantic's Field
+    ],
+)
+def test_a_default_stands_there_with_its_value(html, page, default):
+    assert default in page_text(html, page)
+
+
+def test_a_field_is_described_once_and_at_its_own_entry(html):
+    for page in (html / "book" / "api").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        attributes = set(re.findall(r'<dl class="py attribute">\s*<dt class="sig[^>]* id="([\w.]+)"', text))
+        for found in re.finditer(r'<dt class="sig[^>]* id="([\w.]+)".*?(?=<dt class="sig|\Z)', text, re.DOTALL):
+            entry = found[0]
+            if "sig-paren" in entry:  # a class that takes arguments: these are no fields
+                entry = re.sub(r"Parameters.*?</ul>", "", entry, flags=re.DOTALL)
+            told = re.findall(r"<strong>(\w+)</strong>", entry)
+            assert not {f"{found[1]}.{name}" for name in told} & attributes
+    assert "times that a request lost its pages." in page_text(html, "serving").partition("preempted: int = 0")[2][:80]
 
 
 def test_private_and_imported_names_are_left_out(html):
