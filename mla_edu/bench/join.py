@@ -9,7 +9,7 @@ from mla_edu.bench.results import Machine, Measurement, Results
 def check_same(
     earlier: Results, machine: Machine, versions: Mapping[str, str], sources: str, kernels: Mapping[str, str]
 ) -> None:
-    """Raise unless what is about to be measured can stand beside what was.
+    """Check that what is about to be measured may stand in one file with what was.
 
     Args:
         earlier: results of other parts.
@@ -19,7 +19,7 @@ def check_same(
         kernels: those that run now, and their versions.
 
     Raises:
-        ValueError: something differs, with both values.
+        ValueError: the machine, a version, the kernel's sources or a kernel's version differs; names both values.
     """
     now: dict[str, Any] = {**machine.model_dump(), **versions, "sources of the kernel": sources, **kernels}
     then = {**earlier.machine.model_dump(), **earlier.versions, "sources of the kernel": earlier.sources}
@@ -35,7 +35,19 @@ def check_same(
 
 
 def join(earlier: Results, found: Results) -> Results:
-    """Both in one. What is found replaces what was; but no time goes because a second run had none left for it."""
+    """The results of two runs as one: each case and kernel that either has measured.
+
+    Where both have a measurement of a case by a kernel, the later one stands, unless only the earlier one has a time
+    and the later run merely did not get to it or was refused: a time gives way to another time or to a fault (a wrong
+    answer, a failure). Of the machine's limits, which both have measured, the better ones stand.
+
+    Args:
+        earlier: results of other parts of the grid, or of an earlier run.
+        found: results of the later run, which ``check_same`` has let pass; its date stands.
+
+    Returns:
+        A new object; the two are as they were.
+    """
     cells = {(each.case, each.kernel): each for each in earlier.measurements}
     for each in found.measurements:
         known = cells.get((each.case, each.kernel))

@@ -30,10 +30,10 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Peer:
-    """A kernel, or what does its work. Both functions raise ``Unsupported``."""
+    """A kernel, or what does its work. Both functions raise ``Unsupported`` where it cannot run."""
 
-    probe: Callable[[torch.device], str]  # its version, once it is known to be there and to run on the device
-    prepare: Callable[[Case, list[Problem]], Prepared]  # problems of one case share block table and lengths
+    probe: Callable[[torch.device], str]  # gives its version where it is installed and runs on the device
+    prepare: Callable[[Case, list[Problem]], Prepared]  # makes the calls; a case's problems share table and lengths
 
 
 def specification(problem: Problem) -> Answer:
@@ -42,13 +42,17 @@ def specification(problem: Problem) -> Answer:
 
 
 def refuse(case: Case, *, fp8: bool = False, ragged: bool = False, new_tokens: str = "") -> None:
-    """Raise ``Unsupported`` if a case is of a kind that is to be refused.
+    """Check that a case has nothing that a peer cannot do; each argument names one thing that it cannot.
 
     Args:
-        case: to be measured.
-        fp8: an fp8 cache is.
-        ragged: sequences of different lengths are.
-        new_tokens: more than one new token is, and why; "" if it is not.
+        case: the case that is to be measured.
+        fp8: True where the peer reads no fp8 cache.
+        ragged: True where it takes no sequences of different lengths.
+        new_tokens: where it takes one new token a sequence only, the end of the error, such as ``": why"``; ``""``
+            where it takes more.
+
+    Raises:
+        Unsupported: the case has one of these; says which.
     """
     if fp8 and case.dtype == "fp8_mla":
         raise Unsupported("fp8 cache")
@@ -59,7 +63,11 @@ def refuse(case: Case, *, fp8: bool = False, ragged: bool = False, new_tokens: s
 
 
 def need_capability(device: torch.device, *capabilities: tuple[int, int]) -> None:
-    """Raise ``Unsupported`` unless a GPU has one of these compute capabilities."""
+    """Check that a device is a GPU of one of these compute capabilities, such as ``(9, 0)``.
+
+    Raises:
+        Unsupported: it is another one, or no GPU.
+    """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
     if capability not in capabilities:
         names = " or ".join(f"{major}.{minor}" for major, minor in capabilities)
@@ -67,7 +75,11 @@ def need_capability(device: torch.device, *capabilities: tuple[int, int]) -> Non
 
 
 def load_first(names: Sequence[str], package: str) -> ModuleType:
-    """The first of some modules that is there.
+    """The first of some modules that is installed.
+
+    Args:
+        names: of the modules, with dots; tried in this order.
+        package: what to install for them.
 
     Raises:
         Unsupported: none is, or the first that is installed cannot be imported.

@@ -100,3 +100,9 @@ PEERS = {
     "eager": Peer(lambda _device: torch.__version__, _prepare_eager),
     "transformers": Peer(lambda _device: probe_transformers(), _prepare_transformers),
 }
+"""What can be measured, by the names that ``mla-edu bench kernel`` takes.
+
+``ours`` is the Triton kernel and ``gluon`` the Gluon kernel of this package. ``flashinfer-fa3``, ``flashinfer-fa2``,
+``flashmla``, ``flash-attention`` and ``sglang`` are kernels of the libraries of these names. ``eager`` is the absorbed
+step in plain PyTorch, its pages gathered beforehand, and ``transformers`` a whole attention layer of transformers.
+"""

@@ -63,7 +63,7 @@ class ModelSpec(BaseModel):
     config: GQAConfig | MLAConfig | None = (
         None  # one full-attention layer; None where it is not known or of another kind
     )
-    no_config: str | None = None  # then why
+    no_config: str | None = None  # why config is None, where it is
     kv_lora_rank: PositiveInt | None = None  # of MLA, also where the rest of the layer is not known
     qk_rope_head_dim: NonNegativeInt | None = None
     cache: tuple[CacheGroup, ...]

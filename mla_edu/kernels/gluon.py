@@ -4,7 +4,9 @@
 hold a half each must not both compute the scores. So they take turns, as in FlashMLA, whose idea this is. Of every
 pair of tiles, group 0 computes the scores and the weights of the first, group 1 of the second; each multiplies both
 weights by its own half of the latent. The weights pass from one to the other through shared memory, in the place of
-the tile's rotary part, which only the scores need. A third group, one warp, orders the copies of the tiles::
+the tile's rotary part, which only the scores need. A third group, one warp, orders the copies of the tiles:
+
+.. code-block:: text
 
     loader    waits until a quarter of the pair is free, then has it copied
     group 0   scores 0 | maximum 0 ->            | weights 0 x left 0,  weights 1 x left 1

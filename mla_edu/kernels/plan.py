@@ -121,10 +121,10 @@ class Plan:
     num_blocks: int  # of rows, for each sequence
     programs: int  # that are to run on a multiprocessor at a time
     even: bool  # the tokens of the whole batch are cut into even shares; else each sequence by itself
-    num_slots: int  # parts at a time that a batch is cut for, if by its lengths and not even; else 0
-    num_parts: int  # that the batch or, without either, each sequence is cut into at most
-    min_tiles: int  # of a part
-    num_programs: int
+    num_slots: int  # parts at a time for which sequences are cut by their lengths; 0 where it is not by lengths
+    num_parts: int  # at most: of the whole batch if even or by lengths (num_slots above 0), else of each sequence
+    min_tiles: int  # tiles of tokens that a part has at least
+    num_programs: int  # of stage 1, each of one part and one block of rows
     num_partials: int  # results of parts that there is room for
     merge_tile: MergeTile
     converts_fp8: bool  # the GPU has an instruction for it

@@ -58,8 +58,12 @@ class Checkpoint:
         """Tensors in the order of the files, fp8 dequantised to bf16; each is read when its turn comes.
 
         Args:
-            names: which ones.
-            what: they belong to, for the error.
+            names: of the tensors, all of them among ``places``.
+            what: what they belong to, such as "layer 3", for the text of an error.
+
+        Yields:
+            The name of a tensor and the tensor, of the dtype in the file or, where it was fp8, bf16, on the CPU. It may
+            lie in the file's memory map: copy what is to be kept or changed.
 
         Raises:
             FileNotFoundError: a file that the index names is missing.

@@ -1,6 +1,8 @@
 """The fp8 token of FlashMLA's sparse kernels: 656 bytes hold the 576 numbers of DeepSeek-V3 instead of 1152.
 
-A row is the latent in e4m3, one fp32 scale for every 128 of its numbers, and the rotary key in bf16::
+A row is the latent in e4m3, one fp32 scale for every 128 of its numbers, and the rotary key in bf16:
+
+.. code-block:: text
 
     512 x e4m3 | 4 x fp32 | 64 x bf16        512 + 16 + 128 = 656 bytes
 

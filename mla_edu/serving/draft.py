@@ -92,7 +92,18 @@ class MTPDrafter(Drafter):
         hidden_states: Float[Tensor, "tokens hidden"],
         chosen: Mapping[Request, Sequence[int]],
     ) -> None:
-        """Take each token through the module's layer together with the one after it; of wrong guesses any."""
+        """Take the tokens of a step through the module's layer too, so that its latents are there to guess from.
+
+        The module takes the hidden state of a token together with the token after it, which for the last one has just
+        been chosen. Behind wrong guesses any token serves: their latents are cut off after the step. Kept is the
+        module's output for the newest token of each request in ``chosen``, from which ``propose`` begins.
+
+        Args:
+            work: of the step, in the order in which its tokens stand in ``hidden_states``.
+            steps: groups of the step, which is under way in the table.
+            hidden_states: of the model, a row for each token of the step.
+            chosen: the tokens that follow, of each request that has computed all it knows.
+        """
         next_tokens: list[int] = []
         newest: dict[Request, int] = {}
         for each in work:

@@ -67,9 +67,11 @@ class Engine:
         drafter: guesses tokens, which a step then verifies; None for none.
         share_prefixes: whether full pages are kept and found again by requests with the same beginning; None for
             wherever all layers are attention, since a recurrent state cannot be entered in the middle.
-        capture: whether steps of one new token for each request, and as many guesses, run as CUDA graphs, in batches
-            filled up to a power of two; None for wherever they can: all layers keep latents, on a GPU. A CPU takes the
-            same steps unrecorded.
+        capture: whether decode steps run as CUDA graphs, which a GPU starts at once instead of kernel by kernel. Such a
+            step has one new token for each request, and as many guesses for each, over absorbed latents; its batch is
+            filled up to a power of two, and to at most 256 tokens. Other steps run as without. True needs a model whose
+            layers all keep latents, and takes the same path unrecorded on a CPU; None is True for such a model on a
+            GPU with another backend than the reference, else False.
 
     Attributes:
         table: lengths and pages of the requests that run.

@@ -81,16 +81,27 @@ class DecodeGraphs:
         return min(1 << (rows - 1).bit_length(), self._table.batch_size)
 
     def holds(self, rows: int, num_new: int) -> bool:
-        """Whether a batch for so many rows of so many tokens is one of few tokens."""
+        """Whether a step is small enough to be run from here: the filled-up batch has at most 256 tokens.
+
+        With more, a GPU computes longer than the host takes to drive it, and a mixture of experts may read back.
+
+        Args:
+            rows: sequences of the step.
+            num_new: new tokens of each.
+        """
         return self.size(rows) * num_new <= FEW
 
     @torch.no_grad()
     def run(self, tokens: Sequence[int], rows: Sequence[int]) -> Outputs:
-        """Hidden states and logits behind each new token, as many for each sequence; good until the next call.
+        """Take a step; a size of batch that is new is recorded first.
 
         Args:
-            tokens: those of the first sequence, those of the next one, and so on.
-            rows: of the table, in a step of which the sequences are.
+            tokens: new ones, as many for each sequence: those of the first, those of the next, and so on.
+            rows: of the table, one for each sequence, all in the step that is under way there.
+
+        Returns:
+            Hidden states ``[tokens, hidden]`` and logits ``[tokens, vocab]`` behind each new token. They lie in the
+            graph's own memory, which the next call writes over.
         """
         size, num_new = self.size(len(rows)), len(tokens) // len(rows)
         is_new = (size, num_new) not in self._steps

@@ -23,14 +23,15 @@ def verify(
 ) -> list[int]:
     """The guesses that stay, and one more token.
 
-    A guess x, drawn from q, stays with probability min(1, p(x) / q(x)), p being the model's distribution there; where
-    it does not, a token drawn from max(0, p - q) takes its place, and the guesses after it are void. A guess that was
-    not drawn has q(x) = 1. At temperature 0 it stays where it is the likeliest token.
+    A guess ``x``, drawn from ``q``, stays with probability ``min(1, p(x) / q(x))``, where ``p`` is the model's
+    distribution there. Where it does not stay, a token takes its place that is drawn from ``max(0, p - q)``, scaled to
+    sum to 1, and the guesses after it are void. A guess that was not drawn has ``q(x) = 1``. At temperature 0 a guess
+    stays where it is the likeliest token.
 
     Args:
         logits: of the token after the last one known, and after each guess.
         drafts: the guesses.
-        draft_probabilities: q of each guess; None where they were not drawn.
+        draft_probabilities: ``q`` of each guess; None where they were not drawn.
         params: of the request.
         generator: of the draws; None for torch's own.
     """
