@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.cost.formats import CacheFormat, NumberFormat, bytes_per_number
-from mla_edu.cost.memory import Layer, kv_cache_bytes
-from mla_edu.validation import check_integer
+from mla_edu.cost.memory import Layer, check_layer, kv_cache_bytes
+from mla_edu.validation import check_flag, check_integer
 
 Mode = Literal["expanded", "absorbed"]  # keys and values rebuilt per head, or attention over the latent
 
@@ -30,6 +30,7 @@ class Cost:
 
 
 def _check_mode(config: Layer, mode: str | None) -> None:
+    check_layer(config)
     if isinstance(config, MLAConfig) and mode not in ("expanded", "absorbed"):
         raise ValueError(f"mode is {mode!r}; expected 'expanded' or 'absorbed' for an MLA layer")
     if isinstance(config, GQAConfig) and mode is not None:
@@ -44,7 +45,14 @@ def num_scores(num_cached: int, num_new: int, window: int | None = None) -> int:
     """Query-key pairs of one head: query i of ``num_new`` sees the cached tokens, itself and the new ones before it.
 
     Without a window num_new * num_cached + num_new (num_new + 1) / 2; with one, at most ``window`` keys per query.
+
+    Raises:
+        ValueError: a number is out of range.
     """
+    check_integer("num_cached", num_cached, lowest=0)
+    check_integer("num_new", num_new, lowest=0)
+    if window is not None:
+        check_integer("window", window)
     if window is None:
         return num_new * num_cached + num_new * (num_new + 1) // 2
     growing = max(0, min(num_new, window - num_cached))  # queries that see fewer keys than the window holds
@@ -58,6 +66,7 @@ def attention_macs_per_score(config: Layer, mode: Mode | None = None) -> int:
     the latent itself (DeepSeek-V2 paper, sec. 2.1.2 and 2.1.3).
 
     Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
         ValueError: a mode that does not fit the layer.
     """
     _check_mode(config, mode)
@@ -73,7 +82,11 @@ def expansion_macs_per_token(config: MLAConfig) -> int:
 
     Expanded attention spends them on every *cached* token. Absorbed attention spends as many on every *new* token: W^UK
     moves to the query, W^UV to the output (DeepSeek-V2, sec. 2.1.2).
+
+    Raises:
+        TypeError: ``config`` is not an ``MLAConfig``.
     """
+    check_layer(config, MLAConfig)
     return config.num_attention_heads * config.kv_lora_rank * (config.qk_nope_head_dim + config.v_head_dim)
 
 
@@ -94,11 +107,13 @@ def attention_macs(config: Layer, num_new: int, num_keys: int, mode: Mode | None
             leaves, which is what the answer needs. The two agree for a single new token without a window.
 
     Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``causal`` neither True nor False.
         ValueError: a number out of range, or a mode that does not fit the layer.
     """
     check_integer("num_new", num_new, lowest=0)
     check_integer("num_keys", num_keys, lowest=num_new)
     _check_mode(config, mode)
+    check_flag("causal", causal)
     scores = num_scores(num_keys - num_new, num_new, _window(config)) if causal else num_new * num_keys
     macs = scores * attention_macs_per_score(config, mode)
     if isinstance(config, MLAConfig):
@@ -115,8 +130,10 @@ def cheaper_mode(config: MLAConfig, num_new: int, num_keys: int) -> Mode:
         num_keys: tokens that are attended to, the new ones included; of a ragged batch those of the longest sequence.
 
     Raises:
+        TypeError: ``config`` is not an ``MLAConfig``.
         ValueError: a number out of range.
     """
+    check_layer(config, MLAConfig)
     absorbed = attention_macs(config, num_new, num_keys, "absorbed", causal=False)
     return "absorbed" if absorbed < attention_macs(config, num_new, num_keys, "expanded", causal=False) else "expanded"
 
@@ -132,8 +149,10 @@ def absorption_crossover(config: MLAConfig, num_cached: int) -> int | None:
         None where absorbed never costs more, which takes a latent with 2 d_c <= d_h + d_v.
 
     Raises:
+        TypeError: ``config`` is not an ``MLAConfig``.
         ValueError: ``num_cached`` is out of range.
     """
+    check_layer(config, MLAConfig)
     check_integer("num_cached", num_cached, lowest=0)
     up = config.qk_nope_head_dim + config.v_head_dim
     gap = 2 * config.kv_lora_rank - up
@@ -173,8 +192,10 @@ def attention_cost(
             None for GQA.
 
     Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
         ValueError: a number out of range, an unknown dtype, or a mode that does not fit the layer.
     """
+    check_layer(config)
     check_integer("num_cached", num_cached, lowest=0)
     check_integer("num_new", num_new)
     one_token = kv_cache_bytes(config, 1, batch_size, dtype)
@@ -200,9 +221,12 @@ def kernel_cost(
         dtype: of the cache.
 
     Raises:
+        TypeError: ``config`` is not an ``MLAConfig``.
         ValueError: a number out of range, or an unknown dtype.
     """
-    check_integer("num_rows", num_rows)
+    check_layer(config, MLAConfig)
+    for name, value in {"num_rows": num_rows, "num_keys": num_keys, "batch_size": batch_size}.items():
+        check_integer(name, value)
     one_head = config.model_copy(update={"num_attention_heads": 1})
     flops = 2 * num_rows * num_keys * attention_macs_per_score(one_head, "absorbed")
     around = 2 * num_rows * (2 * config.kv_lora_rank + config.qk_rope_head_dim)
@@ -222,7 +246,11 @@ def attention_parameters(config: Layer) -> AttentionParameters:
 
     GQA: d (2 n_h + 2 n_g) d_h. MLA: the query path, d (d_c + d_h^R), the up-projections n_h d_c (d_h + d_v), and the
     output (DeepSeek-V2 eq. 9-17). The norms of the latents, and an indexer's weights, are not counted.
+
+    Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
     """
+    check_layer(config)
     d = config.hidden_size
     if isinstance(config, GQAConfig):
         head = d * config.head_dim
@@ -238,7 +266,11 @@ def attention_parameters(config: Layer) -> AttentionParameters:
 
 
 def num_attention_parameters(config: Layer) -> int:
-    """All weights of ``attention_parameters``."""
+    """All weights of ``attention_parameters``.
+
+    Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
+    """
     per_head, per_kv_head, common = attention_parameters(config)
     kv_heads = config.num_key_value_heads if isinstance(config, GQAConfig) else 0
     return config.num_attention_heads * per_head + kv_heads * per_kv_head + common
@@ -251,8 +283,10 @@ def projection_cost(config: Layer, num_new: int = 1, batch_size: int = 1, dtype:
     here. The bytes do not grow with the batch: that is why batching pays.
 
     Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
         ValueError: a number out of range, or an unknown dtype.
     """
+    check_layer(config)
     check_integer("num_new", num_new)
     check_integer("batch_size", batch_size)
     parameters = num_attention_parameters(config)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mla_edu.hf import WeightFormat
-from mla_edu.validation import shown
+from mla_edu.validation import check_integer, shown
 
 NumberFormat = Literal["fp32", "fp16", "bf16", "fp8"]  # fp8: one byte a number, no scales
 RowFormat = Literal["fp8_mla", "fp4_mla_432", "fp4_mla_368", "fp4_mla_352", "fp8_csa"]  # those of ROWS
@@ -119,8 +119,9 @@ def bytes_of_weights(num_weights: int, dtype: WeightFormat) -> int:
     """Bytes of ``num_weights`` weights, the scales of 4-bit formats included.
 
     Raises:
-        ValueError: no such format.
+        ValueError: no such format, or ``num_weights`` is negative.
     """
+    check_integer("num_weights", num_weights, lowest=0)
     return -(-num_weights * BYTES_OF_32[weight_format(dtype)] // 32)
 
 
@@ -131,9 +132,10 @@ def fp8_row_bytes(kv_lora_rank: int, qk_rope_head_dim: int) -> int:
     (FlashMLA, ``tests/quant.py``).
 
     Raises:
-        ValueError: ``kv_lora_rank`` is no positive multiple of 128.
+        ValueError: ``kv_lora_rank`` is no positive multiple of 128, or ``qk_rope_head_dim`` negative.
     """
     _check_width(kv_lora_rank, "fp8_mla")
+    check_integer("qk_rope_head_dim", qk_rope_head_dim, lowest=0)
     return kv_lora_rank + 4 * (kv_lora_rank // FP8_BLOCK) + 2 * qk_rope_head_dim
 
 
@@ -143,13 +145,15 @@ def mla_row_bytes(kv_lora_rank: int, qk_rope_head_dim: int, dtype: RowFormat) ->
     In 4 bits d_c / 2 + d_c / 16, the 16 bytes of the longer rows, and the rotary key in 16 or in 8 bits.
 
     Raises:
-        ValueError: a format that is not for MLA, or ``kv_lora_rank`` does not suit it.
+        ValueError: a format that is not for MLA, a ``kv_lora_rank`` that does not suit it, or a negative
+            ``qk_rope_head_dim``.
     """
-    if dtype not in ROWS or ROWS[dtype].kind != "mla":
+    if not isinstance(dtype, str) or dtype not in ROWS or ROWS[dtype].kind != "mla":
         raise ValueError(f"dtype is {dtype!r}; expected a row of MLA: {', '.join(rows_of('mla'))}")
     if dtype == "fp8_mla":
         return fp8_row_bytes(kv_lora_rank, qk_rope_head_dim)
     _check_width(kv_lora_rank, dtype)
+    check_integer("qk_rope_head_dim", qk_rope_head_dim, lowest=0)
     latent = kv_lora_rank // 2 + kv_lora_rank // FP4_GROUP
     rotary = qk_rope_head_dim * (2 if dtype == "fp4_mla_432" else 1)
     return latent + (0 if dtype == "fp4_mla_352" else 16) + rotary
@@ -162,5 +166,5 @@ def rows_of(kind: str) -> list[RowFormat]:
 
 def _check_width(kv_lora_rank: int, dtype: RowFormat) -> None:
     multiple = ROWS[dtype].multiple
-    if kv_lora_rank < 1 or kv_lora_rank % multiple:
-        raise ValueError(f"kv_lora_rank is {kv_lora_rank}; expected a multiple of {multiple} for {dtype!r}")
+    if not isinstance(kv_lora_rank, int) or kv_lora_rank < 1 or kv_lora_rank % multiple:
+        raise ValueError(f"kv_lora_rank is {shown(kv_lora_rank)}; expected a multiple of {multiple} for {dtype!r}")

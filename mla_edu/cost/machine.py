@@ -55,6 +55,11 @@ def ridge(machine: Machine, dtype: str = "bf16") -> float:
     return peak / bandwidth
 
 
+def _check_cost(cost: object) -> None:
+    if not isinstance(cost, Cost):
+        raise TypeError(f"cost is {shown(cost)}; expected a Cost")
+
+
 def roofline(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
     """Attainable FLOP per second: min(peak, intensity * bandwidth).
 
@@ -64,9 +69,10 @@ def roofline(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
         dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
 
     Raises:
-        TypeError: ``machine`` is not one of these.
+        TypeError: ``cost`` is not a ``Cost``, or ``machine`` not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
+    _check_cost(cost)
     peak, bandwidth = rates(machine, dtype)
     return float(min(peak, cost.intensity * bandwidth))
 
@@ -80,9 +86,10 @@ def step_seconds(cost: Cost, machine: Machine, dtype: str = "bf16") -> float:
         dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
 
     Raises:
-        TypeError: ``machine`` is not one of these.
+        TypeError: ``cost`` is not a ``Cost``, or ``machine`` not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
+    _check_cost(cost)
     peak, bandwidth = rates(machine, dtype)
     return max(cost.flops / peak, cost.bytes / bandwidth)
 
@@ -96,8 +103,9 @@ def pace(cost: Cost, machine: Machine, dtype: str = "bf16") -> Literal["memory",
         dtype: of the arithmetic: ``"bf16"``, ``"fp8"``, or another that the GPU has.
 
     Raises:
-        TypeError: ``machine`` is not one of these.
+        TypeError: ``cost`` is not a ``Cost``, or ``machine`` not one of these.
         ValueError: unknown GPU, or one without ``dtype``.
     """
+    _check_cost(cost)
     peak, bandwidth = rates(machine, dtype)
     return "memory" if cost.bytes / bandwidth >= cost.flops / peak else "arithmetic"

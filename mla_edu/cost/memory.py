@@ -23,10 +23,23 @@ Layer = GQAConfig | MLAConfig
 
 
 def find_model(model: str | ModelSpec) -> ModelSpec:
-    """A model by its name, or as it is; raises ``TypeError`` where it is neither."""
+    """A model by its name, or as it is.
+
+    Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``.
+        ValueError: unknown model.
+    """
     if not isinstance(model, str | ModelSpec):
         raise TypeError(f"model is a {type(model).__name__}; expected a name of the registry or a ModelSpec")
     return get_model(model) if isinstance(model, str) else model
+
+
+def check_layer(config: object, *kinds: type) -> None:
+    """Raise ``TypeError`` unless ``config`` is that of a layer of these kinds; of any attention without them."""
+    kinds = kinds or (GQAConfig, MLAConfig)
+    if not isinstance(config, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"config is a {type(config).__name__}; expected a {expected}")
 
 
 def _groups(model_or_config: str | ModelSpec | Layer, role: str) -> list[CacheGroup]:
@@ -66,8 +79,12 @@ def entry_bytes(model_or_config: str | ModelSpec | Layer, group: CacheGroup, dty
     bytes for a key of 128.
 
     Raises:
+        TypeError: ``model_or_config`` or ``group`` is of another kind.
         ValueError: unknown model or dtype, or a row format for attention of another kind.
     """
+    if not isinstance(group, CacheGroup):
+        raise TypeError(f"group is a {type(group).__name__}; expected a CacheGroup")
+    cache_format(dtype)
     if group.role == "index" and (dtype == "fp8" or dtype in ROWS):
         return group.elements + 4 * math.ceil(group.elements / FP8_BLOCK)
     if dtype in ROWS:
@@ -103,9 +120,10 @@ def index_cache_bytes(model: str | ModelSpec, num_tokens: int, batch_size: int =
     In 8 bits or fewer they are in fp8 with scales; see ``entry_bytes``.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``.
         ValueError: unknown model or dtype, or a number out of range.
     """
-    return batch_size * _cache_bytes(model, "index", num_tokens, batch_size, dtype)
+    return batch_size * _cache_bytes(find_model(model), "index", num_tokens, batch_size, dtype)
 
 
 def _cache_bytes(
@@ -127,6 +145,7 @@ def state_bytes(model: str | ModelSpec, batch_size: int = 1, dtype: NumberFormat
     Such states are usually kept in fp32, whatever the cache's format.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``.
         ValueError: unknown model or dtype, or a number out of range.
     """
     check_integer("batch_size", batch_size)
@@ -138,7 +157,9 @@ def sequence_bytes(model: str | ModelSpec, num_tokens: int, dtype: CacheFormat =
     """All that one sequence holds: keys, values or latents, index keys, and the state as far as it is known.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``.
         ValueError: unknown model or dtype, or a number out of range.
     """
-    cache = kv_cache_bytes(model, num_tokens, 1, dtype) + index_cache_bytes(model, num_tokens, 1, dtype)
-    return cache + (state_bytes(model) or 0)
+    spec = find_model(model)
+    cache = kv_cache_bytes(spec, num_tokens, 1, dtype) + index_cache_bytes(spec, num_tokens, 1, dtype)
+    return cache + (state_bytes(spec) or 0)

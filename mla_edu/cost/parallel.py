@@ -103,9 +103,11 @@ def check_layout(model: str | ModelSpec, layout: Parallelism) -> None:
     A number of heads that does not divide evenly is allowed: the heads are padded, and the fullest GPU is counted.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: unknown model, or more GPUs than heads, or more stages than layers.
     """
     spec = find_model(model)
+    _check_parallelism(layout)
     heads = spec.num_attention_heads
     if heads is not None and layout.group > heads:
         raise ValueError(
@@ -122,10 +124,17 @@ def padded_heads(model: str | ModelSpec, layout: Parallelism) -> int:
     0 where the heads are not known.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: unknown model.
     """
     heads = find_model(model).num_attention_heads
+    _check_parallelism(layout)
     return 0 if heads is None else -heads % layout.group
+
+
+def _check_parallelism(layout: object) -> None:
+    if not isinstance(layout, Parallelism):
+        raise TypeError(f"layout is a {type(layout).__name__}; expected a Parallelism")
 
 
 def _share(whole: int, among: int) -> int:
@@ -153,6 +162,7 @@ def sequence_share(
     """What one sequence of ``num_tokens`` tokens takes on a GPU of the group that answers it.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: unknown model or dtype, a number out of range, or a layout that the model does not allow.
     """
     spec = find_model(model)
@@ -184,6 +194,7 @@ def cache_copies(model: str | ModelSpec, layout: Parallelism) -> int:
     """How many GPUs of a group hold the same keys and values, or the same latent, at most.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: unknown model, or a layout that it does not allow.
     """
     spec = find_model(model)
@@ -202,6 +213,7 @@ def weight_bytes(model: str | ModelSpec, dtype: WeightFormat | None = None) -> i
         None where the number of parameters, or the format that was to be looked up, is not known.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``.
         ValueError: unknown model or dtype.
     """
     spec = find_model(model)
@@ -220,6 +232,7 @@ def weight_formats(model: str | ModelSpec, dtype: WeightFormat | None = None) ->
     """The formats of a model's weights: ``dtype`` of all, or those of its makers; None where these are not known.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``; looked at where ``dtype`` is None.
         ValueError: unknown model or dtype.
     """
     if dtype is None:
@@ -250,6 +263,7 @@ def weight_share(model: str | ModelSpec, layout: Parallelism, dtype: WeightForma
         None where ``weight_bytes`` is not known, or with ``data`` above 1 the attention's part of it.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: unknown model or dtype, or a layout that the model does not allow.
     """
     spec, formats = find_model(model), weight_formats(model, dtype)

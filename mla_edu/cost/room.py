@@ -23,6 +23,12 @@ class Fit:
     max_tokens: int | None  # in each sequence of the given batch; None: no limit, since the cache stops growing
 
 
+def _find_gpu(gpu: str | GPUSpec) -> GPUSpec:
+    if not isinstance(gpu, str | GPUSpec):
+        raise TypeError(f"gpu is a {type(gpu).__name__}; expected a name of the registry or a GPUSpec")
+    return get_gpu(gpu) if isinstance(gpu, str) else gpu
+
+
 def fit(
     model: str | ModelSpec,
     gpu: str | GPUSpec,
@@ -36,7 +42,7 @@ def fit(
 
     Args:
         model: a name of the registry, or a ``ModelSpec``.
-        gpu: each of the layout's GPUs.
+        gpu: what each of the layout's GPUs is: a name of the registry, or a ``GPUSpec``.
         num_tokens: in each sequence, for ``max_sequences``.
         layout: how the model is spread.
         batch_size: sequences at once, for ``max_tokens``.
@@ -47,9 +53,10 @@ def fit(
         None where the weights' bytes on a GPU are not known.
 
     Raises:
+        TypeError: ``model``, ``gpu`` or ``layout`` is of another kind.
         ValueError: unknown model, GPU or dtype, a number out of range, or a layout that the model does not allow.
     """
-    spec, card = find_model(model), get_gpu(gpu) if isinstance(gpu, str) else gpu
+    spec, card = find_model(model), _find_gpu(gpu)
     check_integer("batch_size", batch_size)
     per_sequence = sequence_share(spec, num_tokens, layout, dtype).total
     weights = weight_share(spec, layout, weights_dtype)
@@ -77,9 +84,10 @@ def fewest_gpus(model: str | ModelSpec, gpu: str | GPUSpec, weights_dtype: Weigh
         None where ``weight_bytes`` is not known.
 
     Raises:
+        TypeError: ``model`` or ``gpu`` is of another kind.
         ValueError: unknown model, GPU or dtype.
     """
-    card, weights = get_gpu(gpu) if isinstance(gpu, str) else gpu, weight_bytes(model, weights_dtype)
+    card, weights = _find_gpu(gpu), weight_bytes(model, weights_dtype)
     if weights is None:
         return None
     return int(2 ** (-(-weights // card.memory) - 1).bit_length())

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from mla_edu.config import MLAConfig
 from mla_edu.cost.formats import CacheFormat
-from mla_edu.cost.memory import Layer, find_model, sequence_bytes
+from mla_edu.cost.memory import Layer, check_layer, find_model, sequence_bytes
 from mla_edu.cost.parallel import Parallelism, check_layout, sequence_share
 from mla_edu.hf import ModelSpec
-from mla_edu.validation import check_integer
+from mla_edu.validation import check_flag, check_integer
 
 ACTIVATION = 2  # bytes of a number that travels: 16 bits
 LSE = 4  # bytes of a log-sum-exp: fp32
@@ -20,6 +20,7 @@ def all_reduce_bytes(config: Layer, ranks: int, num_tokens: int = 1) -> int:
     the states to each rank: 25,088 bytes for a token of DeepSeek-V3 and eight ranks.
 
     Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
         ValueError: a number is not positive.
     """
     states = _states(config, ranks, num_tokens)
@@ -33,12 +34,15 @@ def gather_bytes(config: Layer, ranks: int, num_tokens: int = 1) -> int:
     after: (W - 1) tokens' states each way. Ranks with fewer tokens are padded to the most, so give that number.
 
     Raises:
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``.
         ValueError: a number is not positive.
     """
-    return 2 * (ranks - 1) * _states(config, ranks, num_tokens)
+    states = _states(config, ranks, num_tokens)
+    return 2 * (ranks - 1) * states
 
 
 def _states(config: Layer, ranks: int, num_tokens: int) -> int:
+    check_layer(config)
     check_integer("ranks", ranks)
     check_integer("num_tokens", num_tokens)
     return num_tokens * config.hidden_size * ACTIVATION
@@ -74,8 +78,11 @@ def context_bytes(
             all of W^UK.
 
     Raises:
+        TypeError: ``config`` is not an ``MLAConfig``, or ``before_absorption`` neither True nor False.
         ValueError: a number is not positive, or ``ranks`` exceeds the heads.
     """
+    check_layer(config, MLAConfig)
+    check_flag("before_absorption", before_absorption)
     check_integer("ranks", ranks, highest=config.num_attention_heads)
     check_integer("num_tokens", num_tokens)
     heads = -(-config.num_attention_heads // ranks)
@@ -115,15 +122,16 @@ def step_bytes(model: str | ModelSpec, layout: Parallelism, batch_size: int = 1)
         batch_size: sequences, over all GPUs.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: another layout or model, or a number that is not positive.
     """
     spec = find_model(model)
     check_integer("batch_size", batch_size)
+    check_layout(spec, layout)
     if layout.num_gpus != max(layout.tensor, layout.data, layout.context):
         raise ValueError(f"layout is {layout}; expected one of tensor, data and context above 1")
     if not isinstance(spec.config, MLAConfig) or any(group.role != "kv" for group in spec.cache):
         raise ValueError(f"model is {spec.name}; expected one with MLA, its widths known, and no index keys")
-    check_layout(spec, layout)
     if layout.data > 1:
         on_each = -(-batch_size // layout.data)
         return StepTraffic(spec.num_layers * gather_bytes(spec.config, layout.data, on_each), 0)
@@ -146,6 +154,7 @@ def move_bytes(model: str | ModelSpec, num_tokens: int, layout: Parallelism, dty
     With tensor parallelism every GPU of a group has the same latents; a sender that does not know it moves ``each``.
 
     Raises:
+        TypeError: ``model`` is neither a name nor a ``ModelSpec``, or ``layout`` no ``Parallelism``.
         ValueError: unknown model or dtype, a number out of range, or a layout that the model does not allow.
     """
     spec = find_model(model)
