@@ -87,8 +87,9 @@ class KVCache(KeysAndValues):
         values: likewise, as wide as the layer's values.
 
     Raises:
-        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, or ``dtype`` not one.
-        ValueError: a size is not positive, or ``dtype`` is not one that a layer computes in.
+        TypeError: ``config`` is neither a ``GQAConfig`` nor an ``MLAConfig``, ``table`` not a ``SequenceTable``, or
+            ``dtype`` or ``device`` is not one.
+        ValueError: a size is not positive, ``dtype`` is not one that a layer computes in, or there is no such device.
     """
 
     def __init__(

@@ -73,8 +73,9 @@ class LatentCache(Latents):
         rows: the memory, ``[batch, max_seq_len, kv_lora_rank + qk_rope_head_dim]``.
 
     Raises:
-        TypeError: ``config`` is not an ``MLAConfig``, or ``dtype`` not one.
-        ValueError: a size is not positive, or ``dtype`` is not one that a layer computes in.
+        TypeError: ``config`` is not an ``MLAConfig``, ``table`` not a ``SequenceTable``, or ``dtype`` or ``device`` is
+            not one.
+        ValueError: a size is not positive, ``dtype`` is not one that a layer computes in, or there is no such device.
     """
 
     def __init__(

@@ -67,11 +67,11 @@ class LayerCache:
         return self.memory[0].dtype
 
     def step(self, num_new: int, sequences: Collection[SupportsIndex] | None = None) -> AbstractContextManager[Step]:
-        """``table.step``: some of the sequences grow, each by ``num_new`` tokens."""
+        """``table.step``: some of the sequences grow, each by ``num_new`` tokens; raises what that does."""
         return self.table.step(num_new, sequences)
 
     def truncate(self, length: int, sequences: Collection[SupportsIndex] | None = None) -> None:
-        """``table.truncate``: forget the tokens past the first ``length``."""
+        """``table.truncate``: forget the tokens past the first ``length``; raises what that does."""
         self.table.truncate(length, sequences)
 
     def check(self, dtype: torch.dtype, device: torch.device) -> None:

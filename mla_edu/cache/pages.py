@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mla_edu.cache.table import SequenceTable, Step, check_sizes
+from mla_edu.validation import check_integer
 
 NO_PAGE = -1
 
@@ -22,10 +23,14 @@ class PageAllocator:
         num_pages: in the pool; they are numbered from 0.
 
     Attributes:
-        users: of each page, the sequences that hold it.
+        users: of each page, how many sequences hold it.
+
+    Raises:
+        ValueError: ``num_pages`` is not positive.
     """
 
     def __init__(self, num_pages: int):
+        check_sizes(num_pages=num_pages)
         self.num_pages = num_pages
         self.users = [0] * num_pages
         self._free = list(reversed(range(num_pages)))
@@ -44,10 +49,11 @@ class PageAllocator:
         """Hand out ``count`` pages.
 
         Raises:
-            ValueError: fewer are free; none is handed out.
+            ValueError: ``count`` is negative, or fewer are free; none is handed out.
         """
-        if not 0 <= count <= self.num_free:
-            raise ValueError(f"{count} pages are needed; expected at most the {self.num_free} free of {self.num_pages}")
+        check_integer("count", count, lowest=0)
+        if count > self.num_free:
+            raise ValueError(f"count is {count} pages; expected at most the {self.num_free} free of {self.num_pages}")
         pages = [self._take() for _ in range(count)]
         for page in pages:
             self.users[page] = 1
@@ -114,7 +120,8 @@ class PageTable(SequenceTable):
         pages_of: the pages of each sequence, on the host.
 
     Raises:
-        ValueError: a size is not positive.
+        TypeError: ``device`` is not a device.
+        ValueError: a size is not positive, or there is no such device.
     """
 
     def __init__(
@@ -163,6 +170,7 @@ class PageTable(SequenceTable):
         """Give the pages of a sequence back; its length is 0 again.
 
         Raises:
+            TypeError: ``sequence`` is no integer.
             ValueError: there is no such sequence, or a step is under way.
         """
         self.truncate(0, [sequence])
@@ -171,6 +179,7 @@ class PageTable(SequenceTable):
         """Begin an empty sequence with full pages that the allocator keeps, in the order of their tokens.
 
         Raises:
+            TypeError: ``sequence`` is no integer.
             ValueError: there is no such sequence, it is not empty, the pages are more than fit, or a page is not kept;
                 nothing is changed.
         """

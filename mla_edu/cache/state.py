@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mla_edu.cache.layer import LayerCache, check_config, check_dtype
+from mla_edu.cache.layer import LayerCache, check_config, check_dtype, check_table
 from mla_edu.cache.table import SequenceTable
 from mla_edu.config import Mamba2Config
 
@@ -21,7 +21,7 @@ class StateCache(LayerCache):
         dtype: of the convolution's inputs; the state is at least float32.
 
     Raises:
-        TypeError: ``config`` is not a ``Mamba2Config``, or ``dtype`` not one.
+        TypeError: ``config`` is not a ``Mamba2Config``, ``table`` not a ``SequenceTable``, or ``dtype`` not one.
         ValueError: ``dtype`` is not one that a layer computes in.
     """
 
@@ -30,6 +30,7 @@ class StateCache(LayerCache):
     def __init__(self, config: Mamba2Config, table: SequenceTable, dtype: torch.dtype = torch.bfloat16):
         check_config(config, Mamba2Config)
         check_dtype(dtype)
+        check_table(table, SequenceTable)
         device, wide = table.seq_lens.device, torch.promote_types(dtype, torch.float32)
         rows = (2, table.batch_size)
         self.config = config

@@ -118,8 +118,9 @@ class SequenceTable:
             sequences: which ones, in the order of the batch; None for all, or those of the step under way.
 
         Raises:
-            ValueError: a sequence is unknown, named twice or would grow past ``max_seq_len``, too few pages are free,
-                or the step under way is another one. Nothing is changed.
+            TypeError: ``sequences`` is no collection of integers.
+            ValueError: ``num_new`` is negative, a sequence is unknown, named twice or would grow past ``max_seq_len``,
+                too few pages are free, or the step under way is another one. Nothing is changed.
         """
         if self._running is not None:
             self._check_same(self._running, num_new, sequences)
@@ -134,11 +135,12 @@ class SequenceTable:
         """Add tokens to groups of sequences, to each sequence of a group as many; all grow, or none.
 
         Args:
-            groups: how many new tokens, and for which sequences. ``turn`` says which group a layer is at.
+            groups: pairs: how many new tokens, and for which sequences. ``turn`` says which group a layer is at.
 
         Raises:
-            ValueError: a sequence is unknown, named twice or would grow past ``max_seq_len``, too few pages are free,
-                or a step is under way. Nothing is changed.
+            TypeError: the sequences of a group are no collection of integers.
+            ValueError: a number of tokens is negative, a sequence is unknown, named twice or would grow past
+                ``max_seq_len``, too few pages are free, or a step is under way. Nothing is changed.
         """
         if self._steps:
             raise ValueError("a step is under way; expected steps after it")
@@ -187,6 +189,7 @@ class SequenceTable:
         """Forget the tokens past the first ``length`` of each sequence that holds more.
 
         Raises:
+            TypeError: ``sequences`` is no collection of integers.
             ValueError: ``length`` is negative, a sequence is unknown or named twice, or a step is under way.
         """
         check_integer("length", length, 0)

@@ -8,7 +8,7 @@ from mla_edu.cost.memory import find_model
 from mla_edu.doctor.figures import Figure
 from mla_edu.doctor.mistakes import Count, Mistake, mistakes
 from mla_edu.hf import ModelSpec
-from mla_edu.validation import check_integer
+from mla_edu.validation import check_integer, shown
 
 TOLERANCE = 0.02
 MOST_MISTAKES = 2
@@ -69,14 +69,17 @@ def diagnose(
         tolerance: a share, above 0 and below 0.5.
 
     Raises:
+        TypeError: ``model``, ``observed`` or ``layout`` is of another kind.
         ValueError: unknown model or dtype, a number out of range, or a layout that the model does not allow.
     """
-    spec, spread = find_model(model), layout or Parallelism()
+    spec, spread = find_model(model), Parallelism() if layout is None else layout
     check_integer("num_tokens", num_tokens)
     check_integer("batch_size", batch_size)
     check_layout(spec, spread)
-    if not 0 < tolerance < 0.5:
-        raise ValueError(f"tolerance is {tolerance}; expected a share above 0 and below 0.5, such as 0.02")
+    if not isinstance(observed, Figure | None):
+        raise TypeError(f"observed is {shown(observed)}; expected a Figure, as parse_figure gives it, or None")
+    if not isinstance(tolerance, int | float) or not 0 < tolerance < 0.5:
+        raise ValueError(f"tolerance is {shown(tolerance)}; expected a share above 0 and below 0.5, such as 0.02")
     count = Count(spec, num_tokens, spread, batch_size, dtype)
     expected = count.weigh()
     found = () if observed is None else _explain(count, observed, tolerance)

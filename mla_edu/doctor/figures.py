@@ -38,9 +38,9 @@ def parse_figure(text: str, name: str = "observed") -> Figure:
         name: what the error calls it.
 
     Raises:
-        ValueError: no number, a comma that parts no thousands, an unknown unit, or nothing.
+        ValueError: no text, no number, a comma that parts no thousands, an unknown unit, nothing, or too much.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
     unit = match and UNITS.get(match[2].casefold())
     if match is None or unit is None:
         raise ValueError(f"{name} is {shown(text)}; expected a size with a unit, such as 7.4 GiB, 812 MB or 70272 B")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mla_edu.doctor.figures import Figure, parse_figure
-from mla_edu.validation import read_text
+from mla_edu.validation import check_path, read_text
 
 LONGEST = 2**28  # bytes of a log
 VLLM_BLOCK = 16  # tokens, unless --block-size says otherwise
@@ -32,9 +32,12 @@ def read_log(source: str | Path) -> Reading:
         source: the file.
 
     Raises:
-        OSError: the file cannot be read.
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+        TypeError: ``source`` is not a path.
         ValueError: it is no text, or holds no line that is known.
     """
+    check_path("source", source)
     text = read_text(source, "a log", LONGEST)
     for read in READERS:
         if reading := read(text):

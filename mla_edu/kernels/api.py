@@ -134,8 +134,10 @@ def mla_decode(
     """
     check_tensors(q, kv_cache, block_table, seq_lens, kv_lora_rank)
     check_numbers(sm_scale, num_splits)
+    sm_scale = float(sm_scale)  # an integer may be larger than what torch takes
     check_flag("causal", causal)
     check_flag("return_lse", return_lse)
+    check_flag("return_lse_base_on_e", return_lse_base_on_e)
     check_flag("validate", validate)
     check_backend(backend)
     check_buffers(q, kv_cache, block_table, seq_lens, kv_lora_rank, out=out, lse=lse, workspace=workspace)

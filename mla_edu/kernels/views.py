@@ -3,6 +3,8 @@
 from jaxtyping import Shaped
 from torch import Tensor
 
+from mla_edu.validation import shown
+
 
 def join_rows(
     latent: Shaped[Tensor, "*rows kv_lora_rank"], rotary: Shaped[Tensor, "*rows qk_rope_head_dim"]
@@ -16,9 +18,13 @@ def join_rows(
         rotary: the second, which begins in memory where the first ends.
 
     Raises:
+        TypeError: one of them is no tensor.
         ValueError: they are not neighbours in one piece of memory. No view can join them then: ``torch.cat`` copies
             queries, which are small; a cache must be allocated in one piece.
     """
+    for name, part in (("latent", latent), ("rotary", rotary)):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name} is {shown(part)}; expected a tensor")
     like = latent.dtype, latent.device, latent.shape[:-1]
     if (rotary.dtype, rotary.device, rotary.shape[:-1]) != like or not latent.ndim:
         raise ValueError(

@@ -5,9 +5,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from mla_edu.layers.inputs import check_weights
+from mla_edu.validation import check_integer
+
 
 class SwiGLU(nn.Module):
-    """``down(silu(gate(x)) * up(x))`` (Shazeer 2020)."""
+    """``down(silu(gate(x)) * up(x))`` (Shazeer 2020).
+
+    Args:
+        hidden_size: width of what goes in and comes out.
+        intermediate_size: width between.
+        dtype: of the weights; None for torch's default.
+        device: of the weights; None for torch's default.
+
+    Raises:
+        TypeError: ``dtype`` or ``device`` is not one.
+        ValueError: a width is not positive, a layer does not compute in ``dtype``, or there is no such device.
+    """
 
     def __init__(
         self,
@@ -18,6 +32,9 @@ class SwiGLU(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        check_integer("hidden_size", hidden_size)
+        check_integer("intermediate_size", intermediate_size)
+        check_weights(dtype, device)
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False, dtype=dtype, device=device)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False, dtype=dtype, device=device)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False, dtype=dtype, device=device)

@@ -7,13 +7,14 @@ import torch
 
 from mla_edu.cache.kv import KVCache, PagedKVCache
 from mla_edu.cache.latent import LatentCache, PagedLatentCache
-from mla_edu.cache.layer import LayerCache
+from mla_edu.cache.layer import LayerCache, check_config
 from mla_edu.cache.pages import PageTable
 from mla_edu.cache.state import StateCache
 from mla_edu.cache.table import SequenceTable, Step
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig
 from mla_edu.kernels.api import Backend
 from mla_edu.models.config import ModelConfig
+from mla_edu.validation import check_flag
 
 
 class ModelCache:
@@ -34,6 +35,12 @@ class ModelCache:
         table: the lengths of the sequences, for all layers.
         layers: what each layer keeps.
         mtp: what the layer of the MTP module keeps, as the last layer does; or None.
+
+    Raises:
+        TypeError: ``config`` is not a ``ModelConfig``, ``table`` not a ``SequenceTable``, ``dtype`` or ``device`` none,
+            or ``expanded`` or ``mtp`` neither True nor False.
+        ValueError: a size is not positive, ``dtype`` is not one that a layer computes in, the backend is unknown, or
+            there is no such device.
     """
 
     def __init__(
@@ -49,6 +56,9 @@ class ModelCache:
         backend: Backend = "auto",
         mtp: bool = False,
     ):
+        check_config(config, ModelConfig)
+        for name, flag in (("expanded", expanded), ("mtp", mtp)):
+            check_flag(name, flag)
         self.table = SequenceTable(batch_size, max_seq_len, device) if table is None else table
 
         def cache_of(part: GQAConfig | MLAConfig | Mamba2Config) -> LayerCache:
@@ -85,9 +95,9 @@ class ModelCache:
         return sum(layer.nbytes for layer in self.layers) + (self.mtp.nbytes if self.mtp else 0)
 
     def step(self, num_new: int, sequences: Sequence[int] | None = None) -> AbstractContextManager[Step]:
-        """``table.step``: some of the sequences grow, each by ``num_new`` tokens."""
+        """``table.step``: some of the sequences grow, each by ``num_new`` tokens; raises what that does."""
         return self.table.step(num_new, sequences)
 
     def truncate(self, length: int, sequences: Sequence[int] | None = None) -> None:
-        """``table.truncate``: forget the tokens past the first ``length``."""
+        """``table.truncate``: forget the tokens past the first ``length``; raises what that does."""
         self.table.truncate(length, sequences)

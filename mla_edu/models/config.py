@@ -14,9 +14,11 @@ from mla_edu.validation import (
     NonNegativeInt,
     PositiveInt,
     PositiveNumber,
+    check_flag,
     kind_of,
     parse_user_yaml,
     read_text,
+    shown,
 )
 
 Mixer = Literal["gqa", "mla", "mamba2"]
@@ -46,9 +48,9 @@ class ModelConfig(Checked):
     num_mtp_layers: NonNegativeInt = Field(default=0, le=1)  # modules that guess one token further
     rms_norm_eps: PositiveNumber = 1e-6  # of the norms before each part and before the head
     tie_word_embeddings: Flag = False  # the head is the embedding
-    embedding_scale: PositiveNumber = 1.0  # MiniCPM: of the embeddings,
-    residual_scale: PositiveNumber = 1.0  # of what each part adds,
-    logit_scale: PositiveNumber = 1.0  # and of what the head gets
+    embedding_scale: PositiveNumber = 1.0  # what the embeddings are multiplied by (MiniCPM)
+    residual_scale: PositiveNumber = 1.0  # what each part's result is multiplied by before it is added
+    logit_scale: PositiveNumber = 1.0  # what the head's input is multiplied by
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +105,8 @@ class ModelConfig(Checked):
 
         Raises:
             FileNotFoundError: there is no such file.
+            OSError: it cannot be read.
+            TypeError: ``path`` is not a path.
             ValueError: it is no YAML mapping, or a value is wrong; names the file, the key, the value and what was
                 expected.
         """
@@ -118,20 +122,32 @@ class ModelConfig(Checked):
         """The model of a Hugging Face ``config.json``, its folder or its dict, as transformers 5.23 reads it.
 
         Args:
-            source: the file, a folder that holds it, or its contents.
+            source: the file, a folder that holds it, its contents, or a configuration of transformers.
             mtp: with the module for one token further, where ``num_nextn_predict_layers`` is 1; it is no part of the
                 model itself, and a file may name it beside weights that lack it.
 
         Raises:
             FileNotFoundError: there is no such file.
+            TypeError: ``source`` is not one of these, or ``mtp`` neither True nor False.
             ValueError: the family is none of those whose every layer is ours, or a value is missing, out of range, or
                 makes another model of it.
         """
+        check_flag("mtp", mtp)
         values = model_values(source)
         return cls(**values if mtp else values | {"num_mtp_layers": 0})
 
     def part(self, layer: int) -> GQAConfig | MLAConfig | Mamba2Config:
-        """The numbers of what mixes the tokens in a layer."""
+        """The numbers of what mixes the tokens in a layer.
+
+        Args:
+            layer: from 0; below 0 counted from the end.
+
+        Raises:
+            IndexError: there is no such layer.
+        """
+        most = len(self.layers) - 1
+        if not isinstance(layer, int) or not -most - 1 <= layer <= most:
+            raise IndexError(f"layer is {shown(layer)}; expected an integer from 0 to {most}, or below 0 from the end")
         part: GQAConfig | MLAConfig | Mamba2Config = getattr(self, self.layers[layer])
         return part
 
@@ -142,6 +158,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
+        TypeError: ``path`` is not a path.
         ValueError: it is no file, too large, not YAML, or no mapping of names to values.
     """
     text = read_text(path, "a YAML file, such as those of the book's configs/", 2**20)

@@ -198,6 +198,11 @@ class Decoder(nn.Module):
             max_seq_len: tokens that fit in each.
             dtype: of the stored numbers; None for the weights' own.
             device: where they lie; None for the weights' own.
+
+        Raises:
+            TypeError: ``dtype`` or ``device`` is not one.
+            ValueError: a size is not positive, ``dtype`` is not one that a layer computes in, or there is no such
+                device.
         """
         weight = self.embed_tokens.weight
         dtype, device = weight.dtype if dtype is None else dtype, weight.device if device is None else device

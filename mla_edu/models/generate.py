@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mla_edu.cache.table import MOST
 from mla_edu.models.cache import ModelCache
 from mla_edu.models.decoder import Decoder
 from mla_edu.validation import check_integer, shown
@@ -69,6 +70,7 @@ def generate(
         check_integer("a token of prompt_tokens", token, 0, vocab_size - 1)
     length = len(prompt_tokens) + max_new_tokens
     if cache is None:
+        check_integer("max_new_tokens", max_new_tokens, 0, MOST - len(prompt_tokens))
         cache = model.new_cache(max_seq_len=length)
     if cache.lengths != [0] or cache.table.max_seq_len < length:
         raise ValueError(
@@ -124,7 +126,7 @@ def choose(
 
 def probabilities(logits: Float[Tensor, " vocab"], temperature: float, top_p: float) -> Float[Tensor, " vocab"]:
     """What ``choose`` draws from at a temperature above 0; at least float32."""
-    temperature, top_p = max(temperature, LEAST), max(top_p, LEAST)
+    temperature, top_p = max(float(temperature), LEAST), max(float(top_p), LEAST)
     softmax = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1)
     if top_p == 1:
         return softmax

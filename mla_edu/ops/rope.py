@@ -20,6 +20,7 @@ from mla_edu.rope_scaling import (
     RopeScaling,
     YarnScaling,
 )
+from mla_edu.validation import shown
 
 Pairing = Literal["halves", "interleaved"]
 
@@ -35,10 +36,11 @@ def rope_frequencies(
         scaling: how the angles are stretched for a longer context; None for not at all.
 
     Raises:
+        TypeError: ``scaling`` is of another kind.
         ValueError: ``width`` is odd or negative, or LongRoPE's lists have not one factor for each pair.
     """
-    if width < 0 or width % 2:
-        raise ValueError(f"width is {width}; expected an even number, since rotation turns pairs of numbers")
+    if not isinstance(width, int) or not 0 <= width < 2**31 or width % 2:
+        raise ValueError(f"width is {shown(width)}; expected an even number, since rotation turns pairs of numbers")
     exponents = torch.arange(0, width, 2, dtype=torch.float64) / max(width, 1)
     frequencies = theta**-exponents
     match scaling:
@@ -58,6 +60,8 @@ def rope_frequencies(
             return frequencies / torch.tensor(scaling.short_factor, dtype=torch.float64)
         case YarnScaling():
             keep = _yarn_kept_share(width, theta, scaling)
+        case _:
+            raise TypeError(f"scaling is {shown(scaling)}; expected a RopeScaling, such as a YarnScaling, or None")
     return keep * frequencies + (1 - keep) * frequencies / scaling.factor
 
 

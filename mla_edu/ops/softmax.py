@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mla_edu.validation import check_integer
+
 
 def causal_mask(
     num_queries: int,
@@ -26,8 +28,12 @@ def causal_mask(
         device: where the mask is made.
 
     Raises:
-        ValueError: there are more queries than keys.
+        ValueError: a number is out of range, or there are more queries than keys.
     """
+    check_integer("num_queries", num_queries, lowest=0)
+    check_integer("num_keys", num_keys, lowest=0)
+    if sliding_window is not None:
+        check_integer("sliding_window", sliding_window)
     if num_queries > num_keys:
         raise ValueError(f"num_queries is {num_queries}; expected at most num_keys, {num_keys}")
     query_positions = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from mla_edu.validation import check_path, shown
+
 # Tests, tools and tables that are hardly prose or code that one would learn from, and what pip has added.
 EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "distutils", "pydoc_data", "encodings"}
 EXCLUDED |= {"site-packages", "dist-packages"}
@@ -34,7 +36,10 @@ def standard_library(folder: str | Path | None = None) -> Corpus:
 
     Raises:
         FileNotFoundError: fewer than two files, or all of them on one side of the split.
+        TypeError: ``folder`` is not a path.
     """
+    if folder is not None:
+        check_path("folder", folder)
     folder = Path(folder or sysconfig.get_path("stdlib"))
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
     kept = {name: path for name, path in paths.items() if not EXCLUDED & set(name.split("/"))}
@@ -49,8 +54,14 @@ def text_files(places: Sequence[str | Path]) -> Corpus:
 
     Raises:
         FileNotFoundError: a place does not exist, or there are fewer than two files, or all are on one side.
+        OSError: a file cannot be read.
+        TypeError: ``places`` is no list of paths; a single path is none.
         ValueError: a place is neither a file nor a folder.
     """
+    if isinstance(places, str) or not isinstance(places, Sequence):
+        raise TypeError(f"places is {shown(places)}; expected a list of paths")
+    for place in places:
+        check_path("places", place)
     paths: dict[str, Path] = {}
     for number, place in enumerate(map(Path, places)):
         if not place.exists() or not str(places[number]):

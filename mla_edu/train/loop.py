@@ -8,7 +8,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mla_edu.layers.inputs import check_tensor
 from mla_edu.train.muon import Muon
+from mla_edu.validation import shown
 
 TIMED_STEPS = 3  # with each number of threads, before the faster one is kept
 
@@ -52,12 +54,15 @@ def train(
         seed: of the places in ``tokens`` that the batches are drawn from.
 
     Raises:
+        TypeError: ``tokens`` is no tensor.
         ValueError: a number is not positive, or ``tokens`` is shorter than a window.
     """
+    check_tensor("tokens", tokens)
     numbers = {"num_steps": num_steps, "batch_size": batch_size, "seq_len": seq_len, "learning_rate": learning_rate}
     for name, value in numbers.items():
-        if value <= 0:
-            raise ValueError(f"{name} is {value}; expected a positive number")
+        kinds = int | float if name == "learning_rate" else int
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+            raise ValueError(f"{name} is {shown(value)}; expected a positive number")
     if len(tokens) <= seq_len:
         raise ValueError(f"tokens holds {len(tokens)}; expected more than seq_len, {seq_len}")
 

@@ -72,6 +72,8 @@ class RunConfig(Checked):
 
         Raises:
             FileNotFoundError: there is no such file.
+            OSError: it cannot be read.
+            TypeError: ``path`` is not a path.
             ValueError: it is no YAML mapping, or a value is wrong; names the file, the key, the value and what was
                 expected.
         """

@@ -174,7 +174,7 @@ def test_a_full_pool_leaves_all_pages_where_they_were():
     with table.step(3, [0]):
         pass
     before = table.block_table.clone()
-    with pytest.raises(ValueError, match="4 pages are needed; expected at most the 3 free of 4"), table.step(5, [1, 2]):
+    with pytest.raises(ValueError, match="count is 4 pages; expected at most the 3 free of 4"), table.step(5, [1, 2]):
         pass
     assert table.lengths == [3, 0, 0] and torch.equal(table.block_table, before)
 
