@@ -87,7 +87,7 @@ def _prepare_transformers(case: Case, problems: list[Problem]) -> Prepared:
     return Prepared(calls, expected)
 
 
-PEERS = {
+PEERS: dict[str, Peer] = {
     OURS: Peer(_probe_ours, partial(_prepare_ours, "triton")),
     GLUON: Peer(_probe_gluon, _prepare_gluon),
     **{

@@ -22,7 +22,7 @@ from mla_edu.layers.inputs import check_hidden_states, step_of
 from mla_edu.layers.mla import MultiHeadLatentAttention, head_by_head
 from mla_edu.ops.rope import check_positions
 from mla_edu.ops.softmax import merge_weights
-from mla_edu.validation import check_integer, shown
+from mla_edu.validation import check_flag, check_integer, shown
 
 
 def num_local(length: Any, rank: int, size: int) -> Any:
@@ -151,7 +151,8 @@ class ContextParallelAttention(nn.Module):
         config: of ``local``; make the cache for it.
 
     Raises:
-        TypeError: ``layer`` is not a ``MultiHeadLatentAttention``, or ``ranks`` not a ``Ranks``.
+        TypeError: ``layer`` is not a ``MultiHeadLatentAttention``, ``ranks`` not a ``Ranks``, or ``before_absorption``
+            neither True nor False.
         ValueError: there are more ranks than heads, or the ranks have layers of different configurations.
     """
 
@@ -159,6 +160,7 @@ class ContextParallelAttention(nn.Module):
         super().__init__()
         if not isinstance(layer, MultiHeadLatentAttention):
             raise TypeError(f"layer is a {type(layer).__name__}; expected a MultiHeadLatentAttention")
+        check_flag("before_absorption", before_absorption)
         check_same_layer(layer, ranks)
         ranks.check_same(before_absorption=before_absorption)
         local = local_layer(layer, ranks)

@@ -129,7 +129,7 @@ class ContextModelCache(ModelCache):
     """A rank's part of what the MLA layers of a model keep: a ``ContextLatentCache`` for each, over one table.
 
     Args:
-        config: of the model that this rank has.
+        config: of the model that this rank has; all its layers are MLA.
         table: lengths and pages of the whole sequences.
         ranks: over which the tokens are dealt.
         dtype: of the stored numbers.

@@ -19,7 +19,7 @@ def tensor_parallel(model: Decoder, ranks: Ranks) -> Decoder:
     """A model with the heads and the inner widths of this rank; the rest is the given model's own.
 
     Raises:
-        TypeError: ``ranks`` is not a ``Ranks``, or a layer neither attention nor an MLP.
+        TypeError: ``model`` is not a ``Decoder``, ``ranks`` not a ``Ranks``, or a layer neither attention nor an MLP.
         ValueError: more ranks than heads, or different configurations on different ranks.
     """
 
@@ -34,7 +34,8 @@ def context_parallel(model: Decoder, ranks: Ranks, *, before_absorption: bool = 
     """The same for caches whose tokens are dealt over the ranks: ``ContextParallelAttention`` in every layer.
 
     Raises:
-        TypeError: ``ranks`` is not a ``Ranks``, or a layer not MLA.
+        TypeError: ``model`` is not a ``Decoder``, ``ranks`` not a ``Ranks``, a layer not MLA, or ``before_absorption``
+            neither True nor False.
         ValueError: more ranks than heads, or different configurations on different ranks.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mla_edu.distributed.heads import MLP, local_mlp
 from mla_edu.distributed.ranks import CONTROL, Ranks, check_ranks
+from mla_edu.validation import check_integer
 
 
 class Meeting:
@@ -34,8 +35,10 @@ class Meeting:
         """Tell the other ranks how many tokens this one brings, and learn ``most``; call it on all ranks.
 
         Raises:
+            ValueError: ``num_tokens`` is negative.
             RankLost: a rank has ended, or did not come in time.
         """
+        check_integer("num_tokens", num_tokens, lowest=0)
         own = torch.tensor(num_tokens, device=self.ranks.device)
         self.most = int(self.ranks.all_gather(own, CONTROL).max())
         return self.most
