@@ -60,13 +60,15 @@ def test_three_layouts_stand_beside_each_other_and_the_assumed_one_is_named():
         [("tp 8", 1, heads // 8, 9), ("dp 8", 1, heads, 0), ("cp 8", 1, heads // 8, 8)],
     ]
     shown = " ".join(run(*command).stdout.split())
-    assert "no layout given; assumed: tp on 8 GPUs." in shown
+    assert "no layout given; assumed: each of the three on 8 GPUs." in shown
     assert (
         "copies: GPUs that hold the same latent" in shown and "weights: deepseek-v3 fp8, llama-3.1-405b bf16." in shown
     )
-    assert "assumed: tp on 8 GPUs." in run("cache", "deepseek-v3").stdout
+    assert "assumed: each of the three on 8 GPUs." in run("cache", "deepseek-v3").stdout
     fewest = " ".join(run("cache", "deepseek-v3", "--gpu", "h200").stdout.split())
-    assert "assumed: tp on the fewest of 1, 2, 4, ... NVIDIA H200 141GB SXM that hold the weights" in fewest
+    assert (
+        "assumed: each of the three on the fewest of 1, 2, 4, ... NVIDIA H200 141GB SXM that hold the weights" in fewest
+    )
 
 
 def test_one_gpu_is_one_layout():
@@ -216,7 +218,7 @@ def refused(result, message=""):
     [
         (["cahce"], "No such command 'cahce'"),
         (["--loud"], "No such option"),
-        (["cache"], "Missing argument"),
+        (["cache"], "mla-edu: models is missing; expected: Names of the registry; a config.json"),
         (["cache", "deepseek-v3", "--tokens"], "--tokens"),
         (["cache", "deepseek-v3", "--bacth", "1"], "No such option"),
         (["cache", ""], "model is ''; expected a name of the registry, a path to a config.json"),

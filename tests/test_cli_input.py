@@ -269,7 +269,7 @@ def test_a_number_of_parameters_is_for_models_without_one():
     result = run("cache", "deepseek-v3", "good.json", *options)
     answer = json.loads(result.stdout)
     assert [row["weight_bytes"] for row in answer["models"]] == [16 * 10**9]
-    assert "expected none for deepseek-v3 of 671,000,000,000" in answer["refused"]["deepseek-v3"]
+    assert "expected none for deepseek-v3, known to have 671,000,000,000" in answer["refused"]["deepseek-v3"]
 
 
 def test_a_very_long_line_is_cut_in_the_middle(capsys):
@@ -416,7 +416,16 @@ def test_no_letters_are_not_the_current_folder(arguments, name):
 
 
 def test_what_stdin_holds_is_called_so():
+    result = run("cache", "-", "deepseek-v3", stdin=json.dumps(LLAMA | {"hidden_size": "x"}))
+    assert result.exit_code == 2 and result.stderr.startswith("mla-edu: stdin: hidden_size is 'x'; expected")
     refused(run("cache", "-", stdin="{}"), "mla-edu: stdin: model_type is None; expected the name of a model family")
+
+
+def test_a_small_tolerance_is_told_as_it_was_asked():
+    asked = ("doctor", "glm-4.7-flash", "--observed=7.38 GiB", "--tokens=8192")
+    assert "come within 0.1% of it" in run(*asked, "--tolerance=0.001").stdout
+    assert "come within 0.04% of it" in run(*asked, "--tolerance=0.0004").stdout
+    assert "Within 2%, or the rounding" in run(*asked).stdout
 
 
 def test_a_name_that_a_screen_would_obey_is_spelt_out(folder):

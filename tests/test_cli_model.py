@@ -148,7 +148,7 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
     [
         ("a.txt", "\n \n", "a.txt has no prompt; expected one a line"),
         ("a.txt", b"\xff\xfe\x00", "a.txt is not a text in UTF-8"),
-        ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "a.jsonl, line 2: "),
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": ', "a.jsonl, line 2: expected an object such as"),
         ("a.jsonl", '\n["a"]', "a.jsonl, line 2: '[\"a\"]' is no object"),
         ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "a.jsonl, line 1: 'prompt' is given twice"),
         ("a.jsonl", '{"text": "a"}', "a.jsonl, line 1: Prompt: prompt: missing; text is 'a'; no such name"),

@@ -69,6 +69,19 @@ def test_a_target_that_has_to_wait_for_another_says_so(project, capsys):
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_who_only_waited_leaves_nothing_to_start_anew(tmp_path):
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "prepare_venv.py", tmp_path / "tools")
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    command = [prepare_venv.sys.executable, "tools/prepare_venv.py", "book"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert "waiting for it" in waiting.stdout.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.communicate()[1] == "Interrupted.\n"
+    os.close(other)
+
+
 @pytest.mark.parametrize(("name", "renders"), [("requirements.txt", False), ("tools/package-lock.json", True)])
 def test_changed_requirements_are_installed_over_the_old(project, name, renders):
     folder, calls = project

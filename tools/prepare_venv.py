@@ -139,8 +139,10 @@ def main(level: str) -> None:
 
 
 if __name__ == "__main__":
+    told = "Interrupted."
     try:
         wait_for_turn()
+        told += " The next run starts anew."
         main(sys.argv[1])
     except KeyboardInterrupt:
-        sys.exit("Interrupted. The next run starts anew.")
+        sys.exit(told)

@@ -62,6 +62,8 @@ def _interrupt(*_: object) -> None:
 
 def _told(error: Any) -> str:
     """What is wrong with the words of a command; typer leaves out the value that an option was given."""
+    if type(error).__name__ == "MissingParameter":
+        return f"{error.param.opts[0]} is missing; expected: {error.param.help}"
     if not isinstance(error.__cause__, ValidationError):
         return str(error.format_message())
     found = describe(error.__cause__).partition(", unable to")[0]

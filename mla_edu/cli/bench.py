@@ -79,7 +79,7 @@ def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None,
     options: dict[str, Any] = {"names": _kernels(listed[-1], list(PEERS))} if listed else {}
     if parts:
         options["folder"] = results
-    with telling(f"measuring {len(chosen)} cases"):
+    with telling(f"cases to measure: {len(chosen)}"):
         found = kernel.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds, **options)
     verdicts = [f"{goal.text:>13} {goal.title}: {judge(goal, found).text}" for goal in GOALS]
     console = new_console(120, soft_wrap=True)
@@ -144,7 +144,7 @@ def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, 
     from mla_edu.bench.report import print_layer_report
     from mla_edu.bench.results import LAYERS
 
-    with telling(f"measuring {len(chosen)} cases"):
+    with telling(f"cases to measure: {len(chosen)}"):
         found = layer.run(chosen, torch.device("cuda" if has_gpu else "cpu"), toy=toy, seconds=seconds)
     console = new_console(120, soft_wrap=True)
     print_layer_report(found, console)

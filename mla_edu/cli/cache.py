@@ -55,7 +55,9 @@ def read_layout(
     return layout.num_gpus, layout
 
 
-Gpus = Annotated[str | None, typer.Option(help="GPUs; else the fewest of 1, 2, 4, ... that hold the weights.")]
+Gpus = Annotated[
+    str | None, typer.Option(help="GPUs; else the fewest of 1, 2, 4, ... that hold the weights, or 8 without --gpu.")
+]
 Tensor = Annotated[str | None, typer.Option(help="Tensor-parallel GPUs: they share out the heads.")]
 Data = Annotated[str | None, typer.Option(help="Groups with sequences of their own: data-parallel attention.")]
 Context = Annotated[str | None, typer.Option(help="GPUs that share out the tokens of a sequence.")]
@@ -133,6 +135,7 @@ def cache(
         for note in [*_model_notes(rows, num_tokens), *_layout_notes(rows, card, batch_size, num_gpus, layout)]:
             console.print(note, highlight=False, style="dim")
     for name, why in refused.items():
+        name = "stdin" if name == "-" else name
         say(why if len(models) == 1 or name in why else f"{name}: {why}")
     if refused:
         raise typer.Exit(2)
@@ -154,7 +157,9 @@ def _with_parameters(model: ModelSpec, number: int | None, weights: WeightFormat
     if number is None:
         return model
     if model.num_parameters is not None:
-        raise ValueError(f"--parameters is {number:,}; expected none for {model.name} of {model.num_parameters:,}")
+        raise ValueError(
+            f"--parameters is {number:,}; expected none for {model.name}, known to have {model.num_parameters:,}"
+        )
     if cost.weight_formats(model, weights) is None:
         raise ValueError(f"--parameters is {number:,}; expected --weights-dtype beside it for {model.name}")
     return model.model_copy(update={"num_parameters": number})
@@ -281,7 +286,7 @@ def _layout_notes(
     if layout is None:
         known = gpu is not None and any(row["weight_bytes"] is not None for row in rows)
         assumed = f"the fewest of 1, 2, 4, ... {gpu.title} that hold the weights" if gpu and known else f"{GPUS} GPUs"
-        notes.append(f"no layout given; assumed: tp on {f'{num_gpus:,} GPUs' if num_gpus else assumed}.")
+        notes.append(f"no layout given; assumed: each of the three on {f'{num_gpus:,} GPUs' if num_gpus else assumed}.")
     notes.append("tp: heads shared out; dp: sequences, attention's weights copied; cp: tokens.")
     notes.append("copies: GPUs that hold the same latent, or the same key/value head.")
     if gpu:

@@ -109,10 +109,12 @@ def _show(found: doctors.Diagnosis, reading: doctors.Reading | None, console: Co
         say(f"As it should be, {found.explanations[0].error:+.1%}.")
         return
     if not found.explanations:
-        say(f"None of these: no one or two known mistakes come within {found.tolerance:.0%} of it.")
+        say(f"None of these: no one or two known mistakes come within {100 * found.tolerance:.3g}% of it.")
         return
     table = new_table("explained by", "would be", "off by")
     for each in found.explanations:
         table.add_row("; ".join(each.mistakes), _gib(each.bytes).partition(" (")[0], f"{each.error:+.1%}")
     console.print(table)
-    say(f"Within {found.tolerance:.0%}, or the rounding of what was printed; the fewest mistakes, nearest first.")
+    say(
+        f"Within {100 * found.tolerance:.3g}%, or the rounding of what was printed; the fewest mistakes, nearest first."
+    )

@@ -8,12 +8,15 @@ from mla_edu.hf.spec import ModelSpec
 from mla_edu.registry.entry import Entry
 from mla_edu.validation import parse_yaml, shown, yaml_parts
 
+FEW = 12  # names that an error lists all
+
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for a name that is not in a registry: the nearest names, or where to find them all."""
     known = list(known)
     near = difflib.get_close_matches(name.casefold(), known, n=5, cutoff=0.5) if isinstance(name, str) else []
-    hint = f"nearest: {', '.join(near)}" if near else f"one of {len(known)}, such as {', '.join(known[:3])}"
+    some = ", ".join(known) if len(known) <= FEW else f"{len(known)}, such as {', '.join(known[:3])}"
+    hint = f"nearest: {', '.join(near)}" if near else f"expected one of {some}"
     return ValueError(f"unknown {what} {shown(name)}; {hint}")
 
 

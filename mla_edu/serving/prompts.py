@@ -40,7 +40,8 @@ def read_prompts(path: str | Path, params: SamplingParams) -> list[Prompt]:
                 raise ValueError(f'{line[:40]!r} is no object; expected one such as {{"prompt": "def "}}')
             found.append(Prompt(**shared | values))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            kind = 'expected an object such as {"prompt": "def "}: ' if isinstance(error, json.JSONDecodeError) else ""
+            raise ValueError(f"{path}, line {number}: {kind}{error}") from None
     if not found:
         raise ValueError(f"{path} has no prompt; expected one a line")
     return found

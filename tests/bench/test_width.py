@@ -163,7 +163,7 @@ def test_few_directions_cost_and_all_cost_nothing(small, monkeypatch):
     [
         (["--results", "/no/such"], "--results is /no/such; expected a folder that exists"),
         (["--results", ".", "--seeds", "0"], "--seeds is '0'; expected a positive integer"),
-        ([], "Missing option '--results'"),
+        ([], "--results is missing; expected: Folder for the file of results"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(monkeypatch, arguments, message):

@@ -212,7 +212,7 @@ def test_null_is_no_repository():
 def test_an_unknown_model_names_the_nearest():
     with pytest.raises(ValueError, match="unknown model 'deepsek-v3'; nearest: deepseek-v3"):
         get_model("deepsek-v3")
-    with pytest.raises(ValueError, match="unknown model 'zzz'; one of 71"):
+    with pytest.raises(ValueError, match="unknown model 'zzz'; expected one of 71"):
         get_model("zzz")
 
 
@@ -247,6 +247,6 @@ def test_an_unknown_gpu_names_the_nearest():
 @pytest.mark.parametrize("name", [None, 3, ["deepseek-v3"], 10**5000, "x" * 5000, "\n"], ids=range(6))
 def test_what_is_no_name_is_one_short_line(name):
     for look_up, what in ((get_model, "model"), (get_gpu, "GPU")):
-        with pytest.raises(ValueError, match=f"unknown {what} .*; one of ") as caught:
+        with pytest.raises(ValueError, match=f"unknown {what} .*; expected one of ") as caught:
             look_up(name)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
