@@ -34,6 +34,7 @@ KINDS = {"tuple_type": "expected a list", "model_type": "expected a mapping of n
 
 MOST = 2**63 - 1  # what a tensor can count; a product of a few such numbers is still a float
 TEXT = 2**26  # bytes: more than any config.json, index or file of prompts has
+FEW = 3  # unknown names that an error tells one by one
 LONGEST = 400  # letters of a value or a name that an error repeats
 
 # Strict: neither True nor "8" nor 8.0 is the integer 8.
@@ -166,8 +167,11 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
         error: of pydantic.
         model: what was to be made; then an unknown name is told with the nearest one that there is.
     """
-    lines = []
+    lines, unknown = [], 0
     for fault in error.errors(include_url=False, include_context=False):
+        unknown += fault["type"] == "extra_forbidden"
+        if fault["type"] == "extra_forbidden" and unknown > FEW:
+            continue
         message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         message = KINDS.get(fault["type"], message)
         if fault["type"] == "union_tag_invalid":
@@ -180,7 +184,7 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
         message = "missing" if fault["type"] == "missing" else message
         given = name and (f"{name}: " if whole else f"{name} is {shown(fault['input'])}; ")
         lines.append(given + message)
-    return "; ".join(lines)
+    return "; ".join(lines + [f"{unknown - FEW} more names that are none"] * (unknown > FEW))
 
 
 def _nearest(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

@@ -425,7 +425,12 @@ def test_a_small_tolerance_is_told_as_it_was_asked():
     asked = ("doctor", "glm-4.7-flash", "--observed=7.38 GiB", "--tokens=8192")
     assert "come within 0.1% of it" in run(*asked, "--tolerance=0.001").stdout
     assert "come within 0.04% of it" in run(*asked, "--tolerance=0.0004").stdout
-    assert "Within 2%, or the rounding" in run(*asked).stdout
+    assert "Within 2%, or the rounding" in run(*asked).stdout and "last digit" not in run(*asked).stdout
+
+
+def test_what_one_digit_leaves_open_is_told():
+    shown = run("doctor", "glm-4.7-flash", "--observed=1 GiB", "--tokens=8192").stdout
+    assert "Its last digit leaves 512.000 MiB to 1.500 GiB; more digits say more." in shown
 
 
 def test_a_name_that_a_screen_would_obey_is_spelt_out(folder):

@@ -7,6 +7,7 @@ from mla_edu import GQAConfig, MLAConfig, config_from_hf
 from mla_edu.rope_scaling import YarnScaling
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 2}
+STRANGE = {f"a{number}": number for number in range(8)}
 MLA = {"q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
 
@@ -88,6 +89,10 @@ def test_one_head_is_multi_head_attention():
         (
             lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16, heads=4),
             "heads is 4; no such name; did you mean head_dim",
+        ),
+        (
+            lambda: GQAConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=2, head_dim=16, **STRANGE),
+            "a0 is 0; .*a1 is 1; .*a2 is 2; no such name; [^;]*; 5 more names that are none$",
         ),
         (
             lambda: MLAConfig(hidden_size=64, num_attention_heads=8, **MLA | {"qk_rope_head_dim": 63}),

@@ -118,3 +118,6 @@ def _show(found: doctors.Diagnosis, reading: doctors.Reading | None, console: Co
     say(
         f"Within {100 * found.tolerance:.3g}%, or the rounding of what was printed; the fewest mistakes, nearest first."
     )
+    if any(abs(each.error) > found.tolerance for each in found.explanations):
+        ends = [found.observed.bytes + side * found.observed.rounding for side in (-1, 1)]
+        say(f"Its last digit leaves {' to '.join(_gib(end).partition(' (')[0] for end in ends)}; more digits say more.")
