@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from mla_edu.cli.show import a_path, naming_options, new_console, telling, working
-from mla_edu.validation import read_text
+from mla_edu.files import read_text
 from mla_edu.words import parse_count
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from rich.table import Table
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
 from mla_edu.cli.show import a_path, naming_options, new_console, working
-from mla_edu.validation import check_folder
+from mla_edu.files import check_folder
 from mla_edu.words import digits, size
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import typer
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.show import a_path, is_terminal, naming_options
-from mla_edu.validation import open_file, shown
+from mla_edu.files import open_file
+from mla_edu.validation import shown
 from mla_edu.words import duration
 
 

@@ -5,10 +5,11 @@ import re
 import sys
 from pathlib import Path
 
+from mla_edu.files import decode
 from mla_edu.hf import ModelSpec, spec_from_hf
 from mla_edu.hf.config_file import parse_json_object
 from mla_edu.registry import get_model
-from mla_edu.validation import decode, shown
+from mla_edu.validation import shown
 
 EXPECTED = "a name of the registry, a path to a config.json or its folder, ORG/NAME, or - for stdin"
 ADDRESS = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:[/?#].*)?", re.IGNORECASE)

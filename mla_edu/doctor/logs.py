@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mla_edu.doctor.figures import Figure, parse_figure
-from mla_edu.validation import check_path, read_text
+from mla_edu.files import check_path, read_text
 
 LONGEST = 2**28  # bytes of a log
 VLLM_BLOCK = 16  # tokens, unless --block-size says otherwise

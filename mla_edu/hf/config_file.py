@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from mla_edu.files import each_once, load_yaml, open_file
 from mla_edu.hf.families import refusal
 from mla_edu.hf.show import DIGITS, check_sane, shown
-from mla_edu.validation import each_once, kind_of, load_yaml, open_file, readable
+from mla_edu.validation import kind_of, readable
 
 CONFIG_BYTES = 16 * 2**20  # of a config.json, at most; published ones are a tenth of that,
 INDEX_BYTES = 256 * 2**20  # and of an index of weights

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mla_edu.validation import Flag, PositiveInt, PositiveNumber, load_yaml, parse_yaml, yaml_parts
+from mla_edu.files import load_yaml, parse_yaml, yaml_parts
+from mla_edu.validation import Flag, PositiveInt, PositiveNumber
 
 # Remote code, or another name, for the same attention layer.
 SAME_AS = {

@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from mla_edu.files import load_yaml
 from mla_edu.hf.show import shown
-from mla_edu.validation import load_yaml
 
 
 @functools.cache

@@ -7,19 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mla_edu.config import GQAConfig, Mamba2Config, MLAConfig, MoEConfig
+from mla_edu.files import parse_user_yaml, read_text
 from mla_edu.hf.model import model_values
-from mla_edu.validation import (
-    Checked,
-    Flag,
-    NonNegativeInt,
-    PositiveInt,
-    PositiveNumber,
-    check_flag,
-    kind_of,
-    parse_user_yaml,
-    read_text,
-    shown,
-)
+from mla_edu.validation import Checked, Flag, NonNegativeInt, PositiveInt, PositiveNumber, check_flag, kind_of, shown
 
 Mixer = Literal["gqa", "mla", "mamba2"]
 FeedForward = Literal["dense", "moe"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mla_edu.cache.layer import FLOATS, check_dtype
 from mla_edu.config import MLAConfig
+from mla_edu.files import check_folder
 from mla_edu.hf import config_from_hf
 from mla_edu.hf.config_file import read_hf_config
 from mla_edu.hf.reader import read
@@ -21,7 +22,7 @@ from mla_edu.layers.mla import MultiHeadLatentAttention
 from mla_edu.models.checkpoint import SCALE, Checkpoint
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
-from mla_edu.validation import check_device, check_flag, check_folder, readable
+from mla_edu.validation import check_device, check_flag, readable
 
 # Where the text model's layers stand: in a model of its own, under a head, and in a multimodal model.
 PREFIXES = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")

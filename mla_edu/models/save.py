@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.files import check_path
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
 from mla_edu.models.load import OURS, checkpoint_places
-from mla_edu.validation import check_path, readable
+from mla_edu.validation import readable
 
 SHARD = 4 * 10**9  # bytes of a file, at most
 

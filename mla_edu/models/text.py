@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mla_edu.files import check_path
 from mla_edu.hf.config_file import read_json_object
-from mla_edu.validation import check_integer, check_path
+from mla_edu.validation import check_integer
 
 
 class Tokens:

@@ -4,8 +4,8 @@ import functools
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from mla_edu.files import load_yaml
 from mla_edu.registry.lookup import unknown
-from mla_edu.validation import load_yaml
 
 
 class GPUSpec(BaseModel):

@@ -4,9 +4,10 @@ import difflib
 import functools
 from collections.abc import Iterable
 
+from mla_edu.files import parse_yaml, yaml_parts
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.registry.entry import Entry
-from mla_edu.validation import parse_yaml, shown, yaml_parts
+from mla_edu.validation import shown
 
 FEW = 12  # names that an error lists all
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mla_edu.files import each_once, read_text
 from mla_edu.serving.request import SamplingParams
-from mla_edu.validation import each_once, read_text
 
 
 class Prompt(SamplingParams):

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mla_edu.validation import check_path, shown
+from mla_edu.files import check_path
+from mla_edu.validation import shown
 
 # Tests, tools and tables that are hardly prose or code that one would learn from, and what pip has added.
 EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "distutils", "pydoc_data", "encodings"}

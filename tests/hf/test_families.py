@@ -6,9 +6,9 @@ import pytest
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from mla_edu.files import load_yaml
 from mla_edu.hf import spec_from_hf
 from mla_edu.hf.families import get_family, list_families, list_remote_families, refusal
-from mla_edu.validation import load_yaml
 
 WHOLES = load_yaml("mla_edu.hf", "wholes.yaml")
 FAMILIES = load_yaml("mla_edu.hf", "families.yaml")

@@ -8,10 +8,10 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mla_edu.files import load_yaml
 from mla_edu.hf import spec_from_hf
 from mla_edu.hf.dimensions import Dimensions
 from mla_edu.hf.families import SAME_AS, get_family, list_families
-from mla_edu.validation import load_yaml
 from tiny_families import saved
 
 FAMILIES = [name for name in list_families() if name not in SAME_AS]

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 
+from mla_edu.files import load_yaml
 from mla_edu.hf import spec_from_hf
 from mla_edu.hf.families import Family, get_family
 from mla_edu.registry import get_model
-from mla_edu.validation import load_yaml
 from tiny_families import build, tiny_config
 
 FAMILIES = load_yaml("mla_edu.hf", "families.yaml")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mla_edu import GQAConfig, MLAConfig, config_from_hf
+from mla_edu.files import load_yaml
 from mla_edu.hf import spec_from_hf
 from mla_edu.hf.families import get_family, list_families, loadable_families
 from mla_edu.layers.gqa import GroupedQueryAttention
@@ -17,7 +18,6 @@ from mla_edu.layers.mla import MultiHeadLatentAttention
 from mla_edu.models.load import load_attention
 from mla_edu.ops.rope import rope_frequencies, rope_magnitude
 from mla_edu.registry import get_model, list_models
-from mla_edu.validation import load_yaml
 from tiny_families import SPECIAL, saved, their_layer
 
 DESCRIBED = [name for name in list_families() if get_family(name).attention is not None]

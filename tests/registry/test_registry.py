@@ -3,10 +3,10 @@
 import pytest
 
 from mla_edu.config import GQAConfig, MLAConfig
+from mla_edu.files import load_yaml
 from mla_edu.hf import CacheGroup
 from mla_edu.registry import get_gpu, get_model, list_gpus, list_models
 from mla_edu.registry.entry import Entry, parse_count
-from mla_edu.validation import load_yaml
 
 ENTRIES = {entry["name"]: entry for entry in load_yaml("mla_edu.registry", "models.yaml")}
 KNOWN = {  # bytes per token, 16 bit: DeepSeek-V2 paper Fig. 1(b), and figures quoted for arXiv 2505.09343

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mla_edu.files import parse_yaml
 from mla_edu.models import ModelConfig
 from mla_edu.train.run import Run, train_into
 from mla_edu.train.settings import RunConfig
 from mla_edu.train.state import check_folder, read_facts
-from mla_edu.validation import parse_yaml
 
 MODEL = ModelConfig(
     vocab_size=256,
