@@ -1,4 +1,4 @@
-"""A number and its unit stay on one line."""
+"""A number and its unit stay on one line, a model's name too; and what pages show has the signs of prose."""
 
 import re
 import sys
@@ -12,9 +12,7 @@ sys.path.append(str(ROOT / "book" / "_ext"))
 from units import join, keep_whole  # noqa: E402
 
 
-@pytest.mark.parametrize(
-    "text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min.", "5 %.", "60 MiB"]
-)
+@pytest.mark.parametrize("text", ["5.0 MB", "1 B", "4.8 TB/s", "989 TFLOP/s", "12 ms", "3 µs,", "20 min.", "60 MiB"])
 def test_a_unit_is_joined_to_its_number(text):
     assert join(f"about {text} more") == f"about {text.replace(' ', chr(0xA0))} more"
 
@@ -30,10 +28,35 @@ def test_a_count_is_joined_to_what_it_counts():
     assert keep_whole(cells.format(" ", " × ")) == cells.format("\xa0", "\xa0×\xa0")
 
 
-def test_a_short_number_of_a_table_keeps_its_hyphen():
-    cells = '<table class="mla-table"><td id="a-1">≤ {}</td><th>{}</th><td>DeepSeek-V3.2 -3.5 up-down</td></table>{}'
-    whole = [f'<span class="mla-unbroken">{number}</span>' for number in ("1e-12", "GQA-8")]
-    assert keep_whole(cells.format("1e-12", "GQA-8", "1e-12")) == cells.format(*whole, "1e-12")
+def test_a_short_number_and_a_name_in_a_table_keep_their_hyphens():
+    cells = (
+        '<table class="mla-table"><td id="a-1">≤ {}</td><th>({}),</th><td>mla-48+16-unrotated up-down</td></table>{}'
+    )
+    whole = [f'<span class="mla-unbroken">{number}</span>' for number in ("1e-12", "DeepSeek-V3.2-Exp")]
+    assert keep_whole(cells.format("1e-12", "DeepSeek-V3.2-Exp", "1e-12")) == cells.format(*whole, "1e-12")
+
+
+@pytest.mark.parametrize(
+    "part", ["<table><td>{}</td></table>", '<figure class="mla-figure" a="it\'s"><b>{}</b></figure>']
+)
+def test_cells_and_pictures_have_the_signs_of_prose(part):
+    plain = 'the models\' &quot;own&quot;, MHA&#x27;s "5-10" (-0.05 to -3), 1e-5, GQA-8'
+    signs = "the models’ “own”, MHA’s “5-10” (−0.05 to −3), 1e-5, GQA-8"
+    assert keep_whole(part.format(plain)) == part.format(signs)
+    for tag in ("code", "annotation"):
+        code = part.format(f"<{tag}>d_c' = -1</{tag}>")
+        assert keep_whole(code) == code
+
+
+def test_a_long_name_of_code_in_a_table_may_break_between_its_words():
+    cells = "<table><td><code>[batch, {}]</code></td></table>"
+    assert keep_whole(cells.format("qk_rope_head_dim")) == cells.format("qk_<wbr/>rope_<wbr/>head_<wbr/>dim")
+    assert keep_whole(cells.format("hidden_size")) == cells.format("hidden_size")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda page: page.stem)
+def test_a_percent_sign_stands_at_its_number(page):
+    assert not re.findall(r"\d[ \u00a0]%(?!\w)", page.read_text(encoding="utf-8"))
 
 
 def test_no_unit_of_the_landing_page_can_be_cut_off(html):
