@@ -105,7 +105,7 @@ def matrix(name, words, unpacking, absorbing):
             f'<rect x="{CACHED - 23}" y="{unpacking}" width="46" height="{MATRIX}"'
             ' fill="none" stroke="currentColor" stroke-opacity="0.5"'
             ' stroke-dasharray="3 3"/>',
-            arrow([(CACHED - 26, between), (NEW + 80, between)]),
+            arrow([(CACHED - 26, between), (NEW + 88, between)]),
         ),
         at_steps(
             EXPANDED,

@@ -23,7 +23,7 @@ from mla_edu.registry import get_model
 
 MLA = get_model("deepseek-v3").config
 COLUMN, GUTTER, LEGEND, HEIGHT = 188, 24, 66, 576
-NEW, CACHED = 40, 142  # the middle of each lane: of what is read of the latent
+NEW, CACHED = 36, 142  # the middle of each lane: of what is read of the latent
 ROWS, PITCH, BAR = 6, 6, 8  # tokens drawn, how far apart; height of a single vector
 TALL = ROWS * PITCH
 BAND, CACHE = 70, 216  # height and top of the cache
