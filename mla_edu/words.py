@@ -30,8 +30,8 @@ def percent(share: float) -> str:
 
 
 def ratio(number: float) -> str:
-    """How many times: 53x, 1.9x, 0.75x."""
-    return f"{number:.0f}x" if number >= 9.95 else f"{number:#.2g}x"
+    """How many times: 53×, 1.9×, 0.75×."""
+    return f"{number:.0f}×" if number >= 9.95 else f"{number:#.2g}×"
 
 
 def parse_parameters(text: str, option: str) -> int:

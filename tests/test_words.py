@@ -28,10 +28,10 @@ from mla_edu.words import digits, duration, percent, ratio, size
         (percent(0.0994), "9.9%"),
         (percent(0.0996), "10%"),
         (percent(12.3), "1,230%"),
-        (ratio(0.754), "0.75x"),
-        (ratio(9.94), "9.9x"),
-        (ratio(9.96), "10x"),
-        (ratio(53.4), "53x"),
+        (ratio(0.754), "0.75×"),
+        (ratio(9.94), "9.9×"),
+        (ratio(9.96), "10×"),
+        (ratio(53.4), "53×"),
     ],
 )
 def test_numbers_keep_their_digits_across_a_change_of_unit(written, wanted):

@@ -59,7 +59,7 @@ def print_layer_report(results: LayerResults, console: Console) -> None:
     times = {name: results.times(name) for name in LAYERS}
     for case, ours in times["absorbed"].items():
         found = [times[name][case].time for name in LAYERS]
-        shares = [f"{found[-1] / ours.time:.1f}x", f"{results.fraction(ours):.0%}"]
+        shares = [f"{found[-1] / ours.time:.1f}×", f"{results.fraction(ours):.0%}"]
         sets_pace = pace(case.cost, results.limits_of(case).rates)
         table.add_row(case.dtype, f"{case.context:,}", *(f"{time / 1e3:.2f}" for time in found), *shares, sets_pace)
     console.print(table)
@@ -76,7 +76,7 @@ def print_model_report(results: "ModelResults", console: Console) -> None:
     table = _new_table("tokens a second", "ours", "transformers", "ratio", "of the fastest rounds")
     behind = f"generation behind {results.num_cached:,} tokens"
     for name, rates in (("training", results.training), (behind, results.generation)):
-        ratios = [f"{ratio:.2f}x" for ratio in (rates.ratio, rates.ratio_of_fastest)]
+        ratios = [f"{ratio:.2f}×" for ratio in (rates.ratio, rates.ratio_of_fastest)]
         table.add_row(name, f"{rates.ours:,.0f}", f"{rates.transformers:,.0f}", *ratios)
     console.print(table)
     console.print(f"{results.config}, {results.num_parameters:,} parameters, as {results.family} in transformers.")
@@ -93,7 +93,7 @@ def print_width_report(found: "Sweep", console: Console) -> None:
     from mla_edu.bench.width import POINTS, interval
 
     reference, *_ = POINTS
-    table = _new_table("attention", "numbers a token", "seeds", "nats a byte", f"minus {reference}", "95 %")
+    table = _new_table("attention", "numbers a token", "seeds", "nats a byte", f"minus {reference}", "95%")
     for point, part in POINTS.items():
         losses = list(found.losses(point).values())
         differences = found.differences(point, reference)
@@ -195,7 +195,7 @@ def _table(results: Results) -> Table:
     table = _new_table("dtype", "heads", "s_q", "context", "batch", OURS, *rates, *others)
     times = {name: results.times(name) for name in others}
     for case, each in sorted(results.times().items(), key=lambda item: _order(item[0])):
-        ratios = [f"{found.time / each.time:.2f}x" if (found := times[name].get(case)) else "-" for name in others]
+        ratios = [f"{found.time / each.time:.2f}×" if (found := times[name].get(case)) else "-" for name in others]
         of_read = results.of_read(each)
         table.add_row(
             case.dtype,

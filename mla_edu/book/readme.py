@@ -25,11 +25,11 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any], serving
         times = results.times()
         for case in filter(times.__contains__, QUOTED):
             beside = [
-                f"{found.time / times[case].time:.2f}x as fast as {name}"
+                f"{found.time / times[case].time:.2f}× as fast as {name}"
                 for name in results.kernels
                 if name not in (OURS, "transformers") and (found := results.times(name).get(case))
             ]
-            shape = f"{case.heads} heads, {case.batch} x {case.context:,} tokens, {case.dtype}"
+            shape = f"{case.heads} heads, {case.batch} × {case.context:,} tokens, {case.dtype}"
             time, share = f"{times[case].time:,.1f} µs", f"{results.fraction(times[case]):.0%}"
             cells = ["the decode kernel", results.machine.name, shape, time, share, ", ".join(beside)]
             lines.append(f"| {' | '.join(cells)} |")
@@ -43,7 +43,7 @@ def measured_table(gpus: Sequence[Results], layer_steps: dict[str, Any], serving
                 f"16 heads, {step['cached_tokens']:,} tokens, float32",
                 f"{step['absorbed_ms']:.1f} ms",
                 f"{step['fraction_of_limit']:.0%}",
-                f"{step['absorbed_speedup']:.1f}x as fast as transformers",
+                f"{step['absorbed_speedup']:.1f}× as fast as transformers",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     if not gpus:
@@ -55,8 +55,8 @@ def _engine_steps(served: ServingResults) -> list[str]:
     lines = []
     for each in (served.texts[0], served.texts[-1]):
         layers = f"{len(served.model.layers)} layers of DeepSeek-V2-Lite's sizes"
-        case = f"{layers}, {each.batch} x {each.prompt_tokens} tokens, {served.dtype}"
+        case = f"{layers}, {each.batch} × {each.prompt_tokens} tokens, {served.dtype}"
         time = f"{1e3 * median(each.step_seconds['engine']):.1f} ms"
-        beside = f"{each.step_speed_up('transformers'):.1f}x as fast as transformers' generate"
+        beside = f"{each.step_speed_up('transformers'):.1f}× as fast as transformers' generate"
         lines.append(f"| the engine's step | {served.machine.name} | {case} | {time} | | {beside} |")
     return lines

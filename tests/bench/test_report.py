@@ -36,8 +36,8 @@ def results(make_results, case):
 def test_each_case_has_a_line_with_rates_and_ratios(results):
     lines = [line.split() for line in printed(results).splitlines() if line.startswith("bf16")]
     assert lines == [
-        ["bf16", "16", "1", "4,096", "128", "1,000.0", "608", "61%", "30%", "18.3", "18%", "0.90x", "-"],
-        ["bf16", "128", "1", "4,096", "128", "2,000.0", "320", "32%", "16%", "73.0", "73%", "2.50x", "4.50x"],
+        ["bf16", "16", "1", "4,096", "128", "1,000.0", "608", "61%", "30%", "18.3", "18%", "0.90×", "-"],
+        ["bf16", "128", "1", "4,096", "128", "2,000.0", "320", "32%", "16%", "73.0", "73%", "2.50×", "4.50×"],
     ]
 
 
@@ -77,7 +77,7 @@ def test_each_case_of_a_layer_has_a_line_with_speed_up_share_and_pace(make_layer
     text = printed_layer(make_layer_results(times))
     (line,) = [line.split() for line in text.splitlines() if line.startswith("fp32")]
     share = one.bytes / 1e10 / 0.01
-    assert line == ["fp32", "1,024", "10.00", "20.00", "25.00", "2.5x", f"{share:.0%}", "memory"]
+    assert line == ["fp32", "1,024", "10.00", "20.00", "25.00", "2.5×", f"{share:.0%}", "memory"]
     assert "expanded: out of memory (1 cases, first: heads 16, s_q 1, context 4096, batch 1, dtype bf16)" in text
     assert "Test CPU; 2026-01-02; torch 2.13.0, transformers 5.23.0" in text and "toy" not in text
 
