@@ -46,10 +46,10 @@ _STYLE = """\
 .mla-docket td:nth-child(2) { min-width: 7.5em; }
 .mla-docket .mla-cases { margin: 0.1em 0 0; color: var(--pst-color-text-muted, GrayText); }
 .mla-docket td { border-top: 1px solid rgb(128 128 128 / 0.35); }
-.mla-ruling { border-left: 3px solid var(--verdict, rgb(128 128 128 / 0.5)); padding-left: 0.9em; }
+.mla-ruling { border-left: 3px solid var(--verdict, rgb(128 128 128 / 0.5)); padding-left: 0.9em; margin: 0.6em 0; }
 .mla-ruling p { margin: 0.2em 0; }
 @media (max-width: 600px) {
-  .mla-docket label { display: block; }
+  .mla-docket label { display: grid; grid-template-columns: 4em 1fr; align-items: center; margin: 0 0 0.4em; }
   .mla-docket thead { display: none; }
   .mla-docket :is(tr, td) { display: block; }
   .mla-docket td { border: 0; padding: 0; }
@@ -73,7 +73,7 @@ for (const list of document.currentScript?.closest(".mla-docket")?.querySelector
 
 MOST_CASES = 3  # that a row of the table names on each side; one more is named rather than counted
 _MARKED = re.compile(r"`([^`]+)`|\$([^$]+)\$")
-_PIECE = re.compile(_MARKED.pattern + r"|\d[\d.,]*(?:e-\d+| (?:%|[kMG]i?B\b))")
+_PIECE = re.compile(_MARKED.pattern + r"|\d[\d.,]*(?:e-\d+| [kMG]i?B\b)")
 _LETTER = re.compile(r"(?<![&A-Za-z])([A-Za-z]+)(?:_([A-Za-z]+))?('?)(?:\^([A-Za-z]+))?")
 
 

@@ -34,7 +34,8 @@ class Table:
         return f'<table class="mla-table">\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
-_NUMBER = re.compile(r"[-+]?[\d,.]*%?|—")
+_UNIT = r"[kKMGT]?i?B(?:/s)?|[GTP]?FLOPs?(?:/s)?|[nµm]?s"
+_NUMBER = re.compile(rf"[-+]?[\d,.]*%?|[-+]?[\d,.]+ (?:{_UNIT})|—")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

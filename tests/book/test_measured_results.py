@@ -119,7 +119,7 @@ def test_kernels_without_a_time_say_why(open_page, bare):
     assert page.locator(".mla-part-about").inner_text().startswith("Measured with an earlier kernel.")
     page.evaluate("shown.set('context', 4096)")
     assert page.locator("[data-bar=ours] dd").inner_text() == "out of memory"
-    assert page.locator(".mla-part-summary").inner_text().startswith("ours: out of memory. What this machine's")
+    assert page.locator(".mla-part-summary").inner_text().startswith("ours: out of memory. What this machine’s")
     page.evaluate("shown.set('heads', 128)")
     page.evaluate("shown.set('context', 1024)")
     assert page.locator("[data-bar=ours] dd").inner_text() == "not measured for this choice"

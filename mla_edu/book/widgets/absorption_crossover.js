@@ -112,7 +112,7 @@ function render(given) {
     picture.setAttribute("aria-label", `Absorbed over expanded against new tokens. ${view.summary.textContent}`);
     about.textContent =
       `One layer, between the query projections and the output projection, with ${entry.title}'s ` +
-      `${count(entry.num_attention_heads)} heads, which change both costs alike, and widths: a head's keys ` +
+      `${count(entry.num_attention_heads)} heads, which change both costs alike, and widths: a head’s keys ` +
       `${entry.qk_nope_head_dim} + ${entry.qk_rope_head_dim}, its values ${entry.v_head_dim}. New tokens see the cached ` +
       "ones and themselves; every score is counted, also those that a causal mask hides.";
   }

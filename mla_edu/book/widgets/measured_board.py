@@ -91,8 +91,8 @@ def _layer(layer_steps: dict[str, Any]) -> dict[str, Any]:
         "least": {key: 1e3 * step["limit_ms"] for key, step in rows.items()},
         "about": (
             f"Medians on {hardware['cpu']}, {hardware['threads']} threads, {hardware['instructions']}; "
-            f"{_listed(layer_steps['versions'])}. A layer of DeepSeek-V2-Lite's size with all its projections, weights "
-            "in the cache's format; nothing is in the CPU's caches when a step begins. The limit is measured in the "
+            f"{_listed(layer_steps['versions'])}. A layer of DeepSeek-V2-Lite’s size with all its projections, weights "
+            "in the cache’s format; nothing is in the CPU’s caches when a step begins. The limit is measured in the "
             "same run: cached tokens and weights at the rate of a copy, or the multiply-adds at the rate of a product."
         ),
     }

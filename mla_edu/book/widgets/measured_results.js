@@ -51,7 +51,7 @@ function sentence(machine, layer, choice) {
   const [least, ours] = [duration(found.limit), machine.kernels[0]];
   const whole_layer = machine.kind === "layer";
   const start = whole_layer ? "A whole layer, projections included, not the kernel alone; " : "";
-  const allows = `what this machine's ${whole_layer ? "copy and product allow" : `${pace(...bound(machine, layer, choice))} allows`}`;
+  const allows = `what this machine’s ${whole_layer ? "copy and product allow" : `${pace(...bound(machine, layer, choice))} allows`}`;
   if (found.microseconds === null) return `${start}${ours}: ${taken.get(ours)}. W${allows.slice(1)}: ${least} at best.`;
   const peers = [...taken].filter(([name, time]) => name !== ours && timed(time));
   const [fastest, time] = peers.reduce((best, peer) => (peer[1] < best[1] ? peer : best), [null, Infinity]);

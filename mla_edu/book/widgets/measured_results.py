@@ -72,7 +72,7 @@ def sentence(machine: dict[str, Any], choice: Choice) -> str:
     least, ours = duration(found["limit"]), machine["kernels"][0]
     layer = machine["kind"] == "layer"
     start = "A whole layer, projections included, not the kernel alone; " if layer else ""
-    allows = f"what this machine's {'copy and product allow' if layer else f'{pace(*bound(machine, choice))} allows'}"
+    allows = f"what this machine’s {'copy and product allow' if layer else f'{pace(*bound(machine, choice))} allows'}"
     if found["microseconds"] is None:
         return f"{start}{ours}: {taken[ours]}. {allows[0].upper()}{allows[1:]}: {least} at best."
     peers = {name: time for name, time in taken.items() if name != ours and not isinstance(time, str)}

@@ -22,9 +22,9 @@ function quantities(toy, key_position, distance) {
 
 // --- words
 
-const LABELS = { key_position: "key's position s", distance: "distance t − s" };
+const LABELS = { key_position: "key’s position s", distance: "distance t − s" };
 
-const signed = (number) => fixed(number, 2);
+const signed = (number) => fixed(number, 3);
 
 function sentence(found, key_position, distance) {
   const where = `The query stands at ${key_position + distance}, the key at ${key_position}.`;

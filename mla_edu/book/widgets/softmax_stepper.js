@@ -23,7 +23,7 @@ function sentence({ keys, m, shrink }, before, total) {
   const end = keys === total ? " All keys are read." : "";
   if (!before.keys) return `The first tile sets m to ${written(m)}. There was nothing yet to shrink.${end}`;
   if (m === before.m)
-    return `No score of this tile exceeds m. The past stays as it is, and the tile's weights are added.${end}`;
+    return `No score of this tile exceeds m. The past stays as it is, and the tile’s weights are added.${end}`;
   return `A new maximum: m rises from ${written(before.m)} to ${written(m)}, and all that was summed shrinks by a factor of ${written(shrink)}.${end}`;
 }
 

@@ -3,7 +3,7 @@
 const count = (number) => number.toLocaleString("en-US");
 const digits = (number) => (number >= 99.95 ? count(Math.round(number)) : number.toPrecision(3));
 const percent = (share) => `${share >= 0.0995 ? count(Math.round(100 * share)) : (100 * share).toPrecision(2)}%`;
-const ratio = (number) => `${number >= 9.95 ? number.toFixed(0) : number.toPrecision(2)}x`;
+const ratio = (number) => `${number >= 9.95 ? number.toFixed(0) : number.toPrecision(2)}×`;
 const duration = (time) => (time >= 999.5 ? `${digits(time / 1e3)} ms` : `${digits(time)} µs`);
 
 function size(num_bytes) {

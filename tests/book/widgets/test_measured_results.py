@@ -96,14 +96,14 @@ def test_a_kernel_without_a_time_says_why():
     found = quantities(machine, FULL.model_dump())
     assert (found["microseconds"], found["share"], found["gb_per_s"], found["tflop_per_s"]) == (None,) * 4
     assert sentence(machine, FULL.model_dump()) == (
-        "ours: out of memory. What this machine's memory allows: 2.42 ms at best."
+        "ours: out of memory. What this machine’s memory allows: 2.42 ms at best."
     )
 
 
 def test_sentence_names_the_fastest_peer():
     machine = one("test-gpu", [synthetic()])
     assert sentence(machine, CHOICE) == (
-        "ours: 800 µs, 76% of what this machine's memory allows; 1.9x as fast as sglang."
+        "ours: 800 µs, 76% of what this machine’s memory allows; 1.9× as fast as sglang."
     )
 
 
