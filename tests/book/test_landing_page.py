@@ -80,7 +80,7 @@ def test_tile_of_the_measurement_names_its_hardware():
     (served,) = [each for each in measured(ServingResults) if each.machine.name.startswith("NVIDIA H100")]
     most = served.texts[-1]
     number, words = TILES[2]
-    assert number == f"{most.step_speed_up('transformers'):.1f}x"
+    assert number == f"{most.step_speed_up('transformers'):.1f}×"
     assert f"for {most.batch} texts, on an {served.machine.name}: [Serving](serving.ipynb)" in " ".join(words.split())
 
 
