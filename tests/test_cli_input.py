@@ -195,7 +195,7 @@ def test_a_name_of_the_registry_is_not_hidden_by_a_folder(folder):
 def test_a_config_json_may_come_from_stdin():
     (row,) = json.loads(run("cache", "-", "--json", stdin=json.dumps(LLAMA)).stdout)["models"]
     assert (row["name"], row["bytes_per_token"]) == ("stdin", BYTES)
-    refused(run("cache", "-", stdin=""), "stdin is not valid JSON")
+    refused(run("cache", "-", stdin=""), "stdin is empty; expected a JSON object")
     refused(run("cache", "-", stdin=b"GGUF\0"), "stdin is not a text in UTF-8")
     refused(run("cache", "-", stdin=b" " * (2**26 + 1)), "stdin has more than 67,108,864 bytes")
 

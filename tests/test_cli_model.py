@@ -54,7 +54,7 @@ def test_the_text_streams_and_a_table_counts(folder):
     assert result.stdout.startswith(right + "\n")
     table = table_of(result.stdout[len(right) :])
     assert (table["requests"], table["tokens in"], table["tokens out"]) == ("1", "4", "20")
-    assert table["most pages held"] == f"1 of 64 tokens, {64 * 2 * 12 * 4 / 1000:.2f} kB"
+    assert table["most pages held"] == f"1 of 64 tokens each, {64 * 2 * 12 * 4 / 1000:.2f} kB"
     assert table["cache of a token"] == f"{2 * 12 * 4} B"
     assert table["with keys and values of every head"] == f"{2 * 3 * (9 + 6) * 4} B"
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import mla_edu.train.run as run_module
 from mla_edu.cli import app
-from mla_edu.train.state import read_facts
+from mla_edu.train.state import locked, read_facts
 from mla_edu.train.threads import thread_count
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, file, sent):
         time.sleep(0.01)
     process.send_signal(sent)
     said, complaint = process.communicate()
-    assert (process.returncode, complaint) == (0, "")
+    assert (process.returncode, complaint) == (0, "saving after this step; Ctrl-C again gives that up\n")
     step = read_facts(state)["step"]
     name, *again = shlex.split(said.splitlines()[-1].partition("to go on: ")[2])
     assert f"stopped after step {step}; to go on: mla-edu train" in said and name == "mla-edu"
@@ -122,6 +122,19 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path, file, content, message):
 )
 def test_bad_options_are_one_line(tmp_path, file, arguments, message):
     check_refused(train(file, "--out", tmp_path / "run", *arguments), message, tmp_path)
+
+
+def test_a_run_that_another_process_has_begun_is_left_alone(tmp_path, file):
+    """Before it has saved, too: nobody is told to delete its folder."""
+    out = tmp_path / "run"
+    with locked(out):
+        (out / "config.json").write_text("{}")
+        for option in ([], ["--resume"]):
+            result = train(file, "--out", out, *option)
+            assert result.exit_code == 2
+            assert result.stderr == f"mla-edu: --out: another process trains into {out}; expected a folder of its own\n"
+    assert "leave --resume out to start anew" in train(file, "--out", tmp_path / "nowhere", "--resume").stderr
+    assert "delete the folder to start anew" in train(file, "--out", out, "--resume").stderr
 
 
 def test_fewer_steps_than_were_taken_are_one_line(tmp_path, file):

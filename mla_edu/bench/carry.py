@@ -78,7 +78,7 @@ def luggage(environment: dict[str, str], python: str) -> Luggage:
             if version and not need.specifier.contains(version, prereleases=True) and note not in outdated:
                 outdated.append(note)
             continue
-        ours[name] = metadata.version(name)
+        ours[name] = metadata.version(name).partition("+")[0]  # the build for this machine is not that for the other
         todo += [(each, "") for each in metadata.requires(name) or ()]
     others = dict.fromkeys(each for name, needs in OTHERS.items() for each in (name, *needs))
     return Luggage(

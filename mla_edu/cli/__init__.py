@@ -2,9 +2,8 @@
 
 import io
 import re
-import signal
 import sys
-import threading
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,10 +34,10 @@ class _Commands(typer.core.TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name of a file may have letters that it cannot write
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)
         try:
-            status = super().main(*args, **options | {"standalone_mode": False})
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+                status = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:
             status = INTERRUPTED
         except _UsageError as error:
@@ -53,11 +52,6 @@ class _Commands(typer.core.TyperGroup):
         if status == INTERRUPTED:  # as typer says it, too
             say("interrupted")
         sys.exit(status)
-
-
-def _interrupt(*_: object) -> None:
-    """What a scheduler sends before it kills does what Ctrl-C does: a training saves, processes are ended."""
-    signal.raise_signal(signal.SIGINT)
 
 
 def _told(error: Any) -> str:

@@ -135,7 +135,7 @@ def _table(engine: "Engine", requests: list["Request"], seconds: float) -> Table
         "tokens out a second": digits(stats.output / seconds),
         "preemptions": str(stats.preempted),
         "guesses that were right": f"{stats.accepted:,} of {stats.drafted:,}",
-        "most pages held": f"{stats.peak_pages:,} of {PAGE_SIZE} tokens, {size(stats.peak_pages * page)}",
+        "most pages held": f"{stats.peak_pages:,} of {PAGE_SIZE} tokens each, {size(stats.peak_pages * page)}",
     } | _bytes_of_a_token(engine)
     table = Table(box=SIMPLE_HEAD, show_header=False)
     for name, value in rows.items():

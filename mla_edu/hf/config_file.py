@@ -196,7 +196,8 @@ def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ValueError(f"{where} is not valid JSON: its bytes are no text in UTF-8, UTF-16 or UTF-32") from None
     except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from None
+        what = f"not valid JSON: {error}" if text.strip() else "empty; expected a JSON object"
+        raise ValueError(f"{where} is {what}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{where} holds {kind_of(found)}; expected a JSON object")
     return found

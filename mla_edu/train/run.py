@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ from mla_edu.train.muon import optimizers_of
 from mla_edu.train.scores import LargestScore
 from mla_edu.train.settings import RunConfig
 from mla_edu.train.state import (
+    LOCK,
     PARTIAL,
     STATE,
     check_folder,
@@ -39,6 +41,7 @@ from mla_edu.train.state import (
 from mla_edu.train.threads import TIMED_STEPS, thread_count, time_threads
 
 CONFIG, LOG = "config.json", "log.jsonl"
+STOPPING = b"saving after this step; Ctrl-C again gives that up\n"
 Line = dict[str, Any]
 
 
@@ -235,13 +238,15 @@ def train_into(
     state = folder / STATE
     need_packages()
     check_folder(folder)
+    if (folder / LOCK).is_file():
+        with locked(folder):
+            pass  # nobody else does
     for path in (folder / CONFIG, folder / LOG, state.with_suffix(PARTIAL)):
         if path.exists() and not path.is_file():
             raise FileExistsError(f"--out: {path} is no regular file; expected a folder of its own")
     if resume and not state.is_file():
-        raise FileNotFoundError(
-            f"--resume: {state} is not there; expected a run that has saved: delete the folder to start anew"
-        )
+        anew = "delete the folder" if folder.is_dir() else "leave --resume out"
+        raise FileNotFoundError(f"--resume: {state} is not there; expected a run that has saved: {anew} to start anew")
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)
@@ -278,6 +283,7 @@ def _interrupt() -> Iterator[threading.Event]:
     asked = threading.Event()
 
     def ask(*_: object) -> None:
+        os.write(2, STOPPING)  # print may be at work already, which a signal interrupts
         asked.set()
         signal.signal(signal.SIGINT, before)
 

@@ -18,7 +18,7 @@ INSTALLED = {  # on the machine where the command runs
     "pydantic-core": ("2.50.4", ["typing-extensions>=4.16", 'backport; python_version < "3.12"']),
     "backport": ("1.0", None),
     "typing-extensions": ("4.16.0", None),
-    "triton": ("3.7.1", []),
+    "triton": ("3.7.1+git1", []),  # built here
 }
 
 

@@ -33,7 +33,7 @@ def test_every_encoding_of_unicode_is_read(tmp_path, encoding):
     ("content", "message"),
     [
         (b"\xff\xfe\xff", "not valid JSON: its bytes are no text in UTF-8, UTF-16 or UTF-32"),
-        (b"", "not valid JSON"),
+        (b"", "is empty; expected a JSON object"),
         (b"{", "not valid JSON"),
         (b"[1]", "holds a list; expected a JSON object"),
         (b"null", "holds null; expected a JSON object"),
