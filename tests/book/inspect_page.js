@@ -95,7 +95,13 @@
     (element) => document.documentElement.dataset.theme === "dark" && luminance(background(element)) > 0.2,
   );
 
+  // How far a page goes on below the end of its last footer; a page that fits the window has nothing below
+  const { scrollHeight } = document.documentElement;
+  const ends = inArticle("footer").map((footer) => footer.getBoundingClientRect().bottom + window.scrollY);
+  const below = scrollHeight > window.innerHeight ? Math.max(0, Math.floor(scrollHeight - Math.max(...ends))) : 0;
+
   return {
+    below,
     unrendered: [...unrendered.map(brief), ...raw],
     fontless,
     unnamed: unnamed.map(brief),

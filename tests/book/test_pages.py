@@ -259,6 +259,10 @@ def test_no_page_scrolls_sideways(reports):
         }
 
 
+def test_no_page_scrolls_on_below_its_footer(reports):
+    assert not faults(reports, "below")
+
+
 def test_code_can_be_copied(reports):
     for doc in CHAPTERS:
         wide = reports[f"{doc}.html"]["wide"]
