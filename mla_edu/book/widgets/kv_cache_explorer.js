@@ -86,12 +86,21 @@ function what_if_rows(entry, found, num_tokens, dtype) {
   return sizes.some(as_it_is) ? rows : [row(entry.kind, own_size, true, "as_it_is"), ...rows];
 }
 
+function head_widths(config) {
+  if (!is_mla(config)) return `A head’s key and its value have ${count(config.head_dim)} numbers each.`;
+  const { qk_nope_head_dim, qk_rope_head_dim, v_head_dim } = config;
+  const key = `${count(qk_nope_head_dim + qk_rope_head_dim)} numbers, ${count(qk_rope_head_dim)} of them rotary`;
+  return `A head’s key has ${key}; its value has ${count(v_head_dim)}.`;
+}
+
 function alternatives(entry, found, num_tokens, dtype) {
   const rows = what_if_rows(entry, found, num_tokens, dtype);
   return [
     h("p", { class: "mla-kvx-heading" }, `One sequence of ${entry.title}, had its layers another attention`),
     h("ul", {}, ...rows),
-    ...(rows.length > 1 ? [] : [h("p", {}, "Its layers are not alike, or not known in full: nothing to exchange.")]),
+    rows.length > 1
+      ? h("p", { class: "mla-part-quiet" }, head_widths(entry.config))
+      : h("p", {}, "Its layers are not alike, or not known in full: nothing to exchange."),
   ];
 }
 
