@@ -9,8 +9,13 @@ import re
 from docutils import nodes
 
 UNIT = r"[kKMGT]?i?B(?:/s)?|[GTP]?FLOPs?(?:/s)?|[nµm]?s|min|GHz"
+GAP = r"[ \n]"
+NAMED = ("Table", "Figure", "[Hh]ead", "[Gg]roup", "RTX", "below")
 SPACE = re.compile(
-    rf"(?<=\d) (?=(?:{UNIT})(?![\w/]))|(?<=\d) (?=× [A-Z\d])|(?<=\d ×) (?=[A-Z\d])"
+    rf"(?<=\d){GAP}(?=(?:{UNIT}|GPUs?)(?![\w/]))"
+    rf"|(?<=\d){GAP}(?=× [A-Z\d])|(?<=\d ×){GAP}(?=[A-Z\d])"
+    rf"|(?<=\d){GAP}(?=of \d)|(?<=\d of){GAP}(?=\d)|"
+    + "|".join(rf"(?<=\b{name}){GAP}(?=\d)" for name in NAMED)
 )
 WRITTEN = re.compile(
     r'<table\b.*?</table>|<div class="mla-ruling".*?</div>'
@@ -31,6 +36,7 @@ SIGNS = (
     (re.compile(r'(?<![\w.,;:!?)])(?:"|&quot;)(?=\S)'), "“"),
     (re.compile(r'"|&quot;'), "”"),
     (re.compile(r"(?<![\w.)])-(?=\d)"), "\N{MINUS SIGN}"),
+    (re.compile(r"(?<=[A-Z]) - (?=[A-Z])"), "\xa0\N{MINUS SIGN}\xa0"),
 )
 NOTHING = re.compile(r"(?!)")
 UNBROKEN = r'<span class="mla-unbroken">\g<0></span>'

@@ -17,6 +17,13 @@ def test_a_unit_is_joined_to_its_number(text):
     assert join(f"about {text} more") == f"about {text.replace(' ', chr(0xA0))} more"
 
 
+@pytest.mark.parametrize(
+    "text", ["80 of 80", "below 1e-05", "Table 9", "Figure 3", "head 1", "group 1", "4 GPUs", "RTX 40", "5.0\nMB"]
+)
+def test_a_number_is_joined_to_what_it_belongs_to(text):
+    assert join(f"in {text} more") == "in {} more".format("\xa0".join(text.split()))
+
+
 @pytest.mark.parametrize("text", ["5 Bytes", "3 models", "a B", "2 mins", "4 minutes", "1 section", "7 sB"])
 def test_other_words_are_not(text):
     assert join(text) == text
@@ -52,6 +59,11 @@ def test_a_long_name_of_code_in_a_table_may_break_between_its_words():
     cells = "<table><td><code>[batch, {}]</code></td></table>"
     assert keep_whole(cells.format("qk_rope_head_dim")) == cells.format("qk_<wbr/>rope_<wbr/>head_<wbr/>dim")
     assert keep_whole(cells.format("hidden_size")) == cells.format("hidden_size")
+
+
+def test_a_difference_of_names_has_an_unbroken_minus():
+    cells = "<table><th>{}</th><td>worse - less</td></table>"
+    assert keep_whole(cells.format("GQA - MHA")) == cells.format("GQA\xa0−\xa0MHA")
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda page: page.stem)
