@@ -33,13 +33,24 @@ _STYLE = """\
   position: sticky;
   top: 0;
   z-index: 1;
-  padding: 0.9em 0 0.5em;
+  padding: 0.9em 0;
+  border-bottom: 1px solid rgb(128 128 128 / 0.35);
   background: var(--pst-color-background, Canvas);
 }
 .bd-article .mla-docket .mla-filters { top: 3rem; }
 .cell_output:has(.mla-docket) { overflow: visible; }
 .mla-docket label { margin-right: 1.5em; }
-.mla-docket select { min-height: 1.9rem; max-width: 100%; }
+.mla-docket select {
+  height: 1.9rem;
+  max-width: 100%;
+  padding: 0 0.1rem;
+  border: 0;
+  border-bottom: 1px solid var(--pst-color-text-muted, GrayText);
+  border-radius: 0;
+  background: var(--pst-color-background, var(--jp-layout-color0, Canvas));
+  color: inherit;
+  font: 400 0.88rem var(--mla-sans, sans-serif);
+}
 .mla-docket { font-size: 0.88em; line-height: 1.4; }
 .mla-docket table { width: 100%; border-collapse: collapse; margin-top: 0.8em; }
 .mla-docket :is(th, td) { text-align: left; vertical-align: top; padding: 0.35em 0.7em 0.35em 0; }
