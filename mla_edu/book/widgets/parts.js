@@ -36,7 +36,7 @@ const options = (choices) => choices.map(([value, text]) => h("option", { value 
 
 // --- plots
 
-const PLOT = { width: 360, height: 210, left: 40, right: 340, top: 20, bottom: 172 };
+const PLOT = { width: 360, height: 210, left: 46, right: 340, top: 20, bottom: 172 };
 
 // A scale from one range of numbers to another
 const scale =
@@ -66,8 +66,7 @@ function axes({ x, y, x_ticks, y_ticks, x_name, y_name, base = null }) {
 
 // Powers of ten for an axis that shows logarithms
 function powers(low, high) {
-  const short = (power) => (power < 4 ? count(10 ** power) : `${count(10 ** (power - 3))}k`);
-  const label = (power) => (power < 0 ? (10 ** power).toFixed(-power) : short(power));
+  const label = (power) => (power < 0 ? (10 ** power).toFixed(-power) : count(10 ** power));
   return Array.from({ length: high - low + 1 }, (_, i) => [low + i, label(low + i)]);
 }
 
