@@ -75,6 +75,8 @@ def test_one_gpu_is_one_layout():
     (way,) = answers("cache", "llama-3.1-8b", "--gpu", "h200")["models"][0]["layouts"]
     assert (way["words"], way["num_gpus"], way["copies"]) == ("one GPU", 1, 1)
     assert way["weight_bytes"] == 16 * 10**9
+    alone = run("cache", "llama-3.1-8b", "--gpus", "1").stdout
+    assert "assumed" not in alone and "tp:" not in alone
 
 
 def test_a_layout_that_is_given_stands_alone():

@@ -283,11 +283,12 @@ def _layout_notes(
     rows: list[Row], gpu: GPUSpec | None, batch_size: int, num_gpus: int | None, layout: cost.Parallelism | None
 ) -> list[str]:
     notes = []
-    if layout is None:
+    if layout is None and num_gpus != 1:
         known = gpu is not None and any(row["weight_bytes"] is not None for row in rows)
         assumed = f"the fewest of 1, 2, 4, ... {gpu.title} that hold the weights" if gpu and known else f"{GPUS} GPUs"
         notes.append(f"no layout given; assumed: each of the three on {f'{num_gpus:,} GPUs' if num_gpus else assumed}.")
-    notes.append("tp: heads shared out; dp: sequences, attention's weights copied; cp: tokens.")
+    if any(way["num_gpus"] > 1 for row in rows for way in row["layouts"]):
+        notes.append("tp: heads shared out; dp: sequences, attention's weights copied; cp: tokens.")
     notes.append("copies: GPUs that hold the same latent, or the same key/value head.")
     if gpu:
         notes.append(f"fit: sequences on all GPUs. tokens: in each of {batch_size:,}, at most.")

@@ -92,7 +92,7 @@ def generate(
     start, done = time.perf_counter(), 0
     if prompt is not None:
         _stream(engine, requests[0], text)
-    with working(f"answering {len(asked)} prompts", len(asked)) as note:
+    with working(f"prompts to answer: {len(asked)}", len(asked)) as note:
         while not engine.is_idle:  # not so after a single prompt
             finished = sum(event.kind == "finished" for event in engine.step())
             note(done := done + finished)
