@@ -384,6 +384,19 @@ def test_a_full_disk_is_one_line(arguments):
             ["generate", "good.json", "--prompt", "a"],
             "good.json is no folder; expected a checkpoint: config.json beside",
         ),
+        (["cache", "deepseek-v3", "--ep", "8", "--gpus", "8"], "--ep is 8 without a layout; expected --tp, --dp, --cp"),
+        (
+            ["doctor", "deepseek-v3", "--tokens", "1k", "--log", "nowhere"],
+            "mla-edu: --log: nowhere: no such file; expected",
+        ),
+        (
+            ["doctor", "deepseek-v3", "--tokens", "1k", "--log", "folder"],
+            "mla-edu: --log: folder is a folder; expected",
+        ),
+        (
+            ["generate", "folder", "--prompts", "nowhere"],
+            "mla-edu: --prompts: nowhere: no such file; expected one prompt",
+        ),
         (["generate", "folder", "--temperature", "warm"], "--temperature is 'warm'; expected a valid number"),
         (["generate", "folder", "--seed", "1.5"], "--seed is '1.5'; expected a valid integer"),
         (["generate", "folder", "--mla", "small"], "--mla is 'small'; expected one of 'latent', 'expanded'"),

@@ -38,7 +38,7 @@ def read_layout(
     """The number of GPUs and the layout that the options ask for; None for what they leave open.
 
     Raises:
-        ValueError: an option is no positive number, or the sizes do not multiply to the GPUs.
+        ValueError: an option is no positive number, the sizes do not multiply to the GPUs, or ``ep`` stands alone.
     """
 
     def count(text: str | None, option: str) -> int | None:
@@ -49,6 +49,8 @@ def read_layout(
     if all(each is None for each in sizes):
         return num_gpus, None
     tensor, data, context, pipeline, experts = sizes
+    if all(each is None for each in sizes[:4]):
+        raise ValueError(f"--ep is {experts} without a layout; expected --tp, --dp, --cp or --pp beside it")
     layout = cost.Parallelism(tensor or 1, data or 1, context or 1, pipeline or 1, experts)
     if num_gpus is not None:
         cost.layout_of(num_gpus, layout.tensor, layout.data, layout.context, layout.pipeline, experts)

@@ -12,7 +12,7 @@ from mla_edu import cost
 from mla_edu import doctor as doctors
 from mla_edu.cli.cache import OPTIONS, Context, Data, Experts, Pipeline, Tensor, read_layout
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import a_path, naming_options, new_console, new_table
+from mla_edu.cli.show import a_path, naming_options, new_console, new_table, of_option
 from mla_edu.words import parse_count
 
 
@@ -44,7 +44,8 @@ def doctor(
     if observed is not None and log is not None:
         raise ValueError("--observed and --log are both given; expected one of them")
     spec, batch_size = model_of(model), parse_count(batch, "--batch")
-    reading = None if log is None else doctors.read_log(log)
+    with of_option("--log"):
+        reading = None if log is None else doctors.read_log(log)
     figure = None if reading is None else reading.figure
     if observed is not None:
         figure = doctors.parse_figure(observed, "--observed")

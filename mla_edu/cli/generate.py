@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mla_edu.cli.bench import need_torch
 from mla_edu.cli.model import chosen_device
-from mla_edu.cli.show import a_path, naming_options, new_console, working
+from mla_edu.cli.show import a_path, naming_options, new_console, of_option, working
 from mla_edu.files import check_folder
 from mla_edu.words import digits, size
 
@@ -61,7 +61,8 @@ def generate(
 
     with naming_options(OPTIONS):
         params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    asked = read_prompts(prompts, params) if prompts else []
+    with of_option("--prompts"):
+        asked = read_prompts(prompts, params) if prompts else []
     new_tokens = [one.max_new_tokens for one in asked] or [max_new_tokens]
     no_memory = f"--max-new-tokens is {max_new_tokens}; expected a cache for which there is memory"
     if _pages(new_tokens) * PAGE_SIZE > MOST:

@@ -68,6 +68,15 @@ def naming_options(options: Mapping[str, str]) -> Iterator[None]:
         raise ValueError(text) from None
 
 
+@contextmanager
+def of_option(option: str) -> Iterator[None]:
+    """An error about a file names the option that named the file."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
 def is_terminal(name: str) -> bool:
     """Whether ``"stdout"`` or ``"stderr"`` is one; a notebook's commands believe that they have one."""
     return bool(getattr(sys, name).isatty()) and "JPY_PARENT_PID" not in os.environ
