@@ -92,7 +92,7 @@ def test_a_tensor_comes_from_the_file_that_the_index_names(tmp_path_factory, dat
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("", "is not valid JSON"),
+        ("", "is empty; expected a JSON object"),
         ("{", "is not valid JSON"),
         ('{"weight_map": {', "is not valid JSON"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is not valid JSON"),
