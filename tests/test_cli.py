@@ -236,6 +236,9 @@ def refused(result, message=""):
         (["kernels", "--backend", "cuda"], "mla-edu: --backend is 'cuda'"),
         (["doctor", "deepseek-v3", "--tokens", "1k", "--tp", "256"], "mla-edu: --tp x --cp is 256 for deepseek-v3"),
         (["kernels", "sm_70"], "arch is 'sm_70'"),
+        (["kernels", "H100"], "mla-edu: arch is 'H100'; expected its architecture, sm_90"),
+        (["doctor", "deepseek-v3", "--tokens"], "mla-edu: --tokens has no value; expected one after it"),
+        (["generate", ".", "--prompt", "a", "--top-p", "0.9"], "mla-edu: --top-p is 0.9 without a --temperature;"),
         (["bench", "cache"], "No such command 'cache'"),
     ],
 )

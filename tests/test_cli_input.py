@@ -438,7 +438,7 @@ def test_a_small_tolerance_is_told_as_it_was_asked():
     asked = ("doctor", "glm-4.7-flash", "--observed=7.38 GiB", "--tokens=8192")
     assert "come within 0.1% of it" in run(*asked, "--tolerance=0.001").stdout
     assert "come within 0.04% of it" in run(*asked, "--tolerance=0.0004").stdout
-    assert "Within 2%, or the rounding" in run(*asked).stdout and "last digit" not in run(*asked).stdout
+    assert "Within 2%, or the figure's rounding" in run(*asked).stdout and "last digit" not in run(*asked).stdout
 
 
 def test_what_one_digit_leaves_open_is_told():

@@ -64,7 +64,11 @@ def compare_here() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the outputs that other machines would give.")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="notebooks; all chapters if none is named")
-    paths = longest_first([path.resolve() for path in parser.parse_args().paths] or chapters())
+    named = [path.resolve() for path in parser.parse_args().paths]
+    for path in named:
+        if not path.is_file():
+            parser.error(f"there is no {path}; expected a notebook")
+    paths = longest_first(named or chapters())
     differing = []
     for machine, environment in MACHINES.items():
         print(f"Executing {len(paths)} notebooks: {machine} ...", flush=True)

@@ -170,7 +170,8 @@ def print_distributed_report(results: DistributedResults, console: Console) -> N
     console.print(f"One layer in bf16, {results.cached:,} cached tokens a sequence; with data, its MLP.")
     for link in results.links:
         console.print(
-            f"{link.ranks} ranks over {results.network}: one byte to all takes {duration(1e6 * link.latency_seconds)}, "
+            f"{link.ranks} rank{'s' * (link.ranks > 1)} over {results.network}: "
+            f"one byte to all takes {duration(1e6 * link.latency_seconds)}, "
             f"many come at {size(link.bytes_per_s)}/s"
         )
     load = "unknown" if results.load_average is None else f"{results.load_average:.1f}"

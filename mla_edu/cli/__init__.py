@@ -58,6 +58,8 @@ def _told(error: Any) -> str:
     """What is wrong with the words of a command; typer leaves out the value that an option was given."""
     if type(error).__name__ == "MissingParameter":
         return f"{error.param.opts[0]} is missing; expected: {error.param.help}"
+    if type(error).__name__ == "BadOptionUsage" and "requires" in error.message:
+        return f"{error.option_name} has no value; expected one after it"
     if not isinstance(error.__cause__, ValidationError):
         return str(error.format_message())
     found = describe(error.__cause__).partition(", unable to")[0]
@@ -93,7 +95,7 @@ def _about(
 
 @app.command()
 def models() -> None:
-    """List the registry: name, kind of attention, parameters, cache per token in 16 bit."""
+    """List the registry: kind, parameters and cache per token in bf16."""
     table = new_table("model", "kind", "parameters", "per token")
     table.columns[0].no_wrap, table.columns[1].justify = True, "left"
     for name in list_models():

@@ -27,7 +27,7 @@ Folder = Annotated[Path | None, typer.Option(parser=a_path, help="Folder for the
 
 @app.callback(invoke_without_command=True)
 def _help(context: typer.Context) -> None:
-    """Time the decode kernel, layers, a model or the engine on this machine, beside others and the limit."""
+    """Time kernel, layers, a model or the engine on this machine. Beside them stand others, and the limit."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -44,7 +44,7 @@ def need_torch() -> None:
 
 @app.command("kernel")
 def bench_kernel(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, results: Folder = None) -> None:
-    """Time the decode kernel on this machine's GPU, beside other kernels that are installed.
+    """Time the decode kernel on this machine's GPU. Beside it, other kernels that are installed.
 
     A part of the grid is named by heads, s_q, context, batch, dtype and lengths, and by the kernels:
     heads=16,128 dtype=fp8_mla lengths=uniform kernels=ours,flashinfer-fa3. With --results, parts that are measured one
@@ -105,7 +105,10 @@ def bench_carry(
     ],
     python: Annotated[str, typer.Option(help="Of the other machine.")] = "3.12",
 ) -> None:
-    """List the packages that a machine without a network lacks for the kernel's benchmark, and how to fetch them."""
+    """List the packages that a machine without a network lacks.
+
+    For the kernel's benchmark; with the commands that fetch and install them.
+    """
     if not re.fullmatch(r"3\.\d{1,2}", python):
         raise ValueError(f"--python is {python!r}; expected one like 3.12")
     from mla_edu.bench.carry import download_command, luggage, read_environment
@@ -125,7 +128,7 @@ def bench_carry(
 
 @app.command("layer")
 def bench_layer(parts: Parts = None, toy: Toy = False, seconds: Seconds = None, results: Folder = None) -> None:
-    """Time a decode step of a whole layer, on a GPU or else the CPU, beside the layer of transformers.
+    """Time a decode step of a layer, on a GPU or else the CPU. Beside it, the layer of transformers.
 
     A part of the grid is named by context and dtype: context=4k,16k dtype=fp32.
     """
@@ -201,9 +204,10 @@ def bench_serving(
     rounds: Annotated[int, typer.Option(help="Of each part; the times are medians over them.")] = 5,
     results: Folder = None,
 ) -> None:
-    """Time the engine beside transformers: on a GPU with DeepSeek-V2-Lite's sizes, in 60 GB, or else on the CPU, in 3.
+    """Time the engine beside transformers.
 
-    The weights are random, and on a CPU the layers two. A GPU's steps are timed captured and uncaptured.
+    On a GPU with DeepSeek-V2-Lite's sizes, in 60 GB, or else on the CPU, in 3. The weights are random, and on a CPU
+    the layers two. A GPU's steps are timed captured and uncaptured.
     """
     need_torch()
     import torch
@@ -223,19 +227,23 @@ def bench_serving(
 
 @app.command("distributed")
 def bench_distributed(
-    ranks: Annotated[str, typer.Option(help="Numbers of ranks, such as 2,4.")] = "2,4",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, such as 2,4; at most one a head.")] = "2,4",
     toy: Toy = False,
     rounds: Annotated[int, typer.Option(help="Of each step; the times are medians over them.")] = 5,
     results: Folder = None,
 ) -> None:
-    """Time layers that are dealt over several processes, and count what passes between them: torchrun starts them."""
+    """Time layers that are dealt over several processes.
+
+    Counts what passes between them; torchrun starts them.
+    """
     need_torch()
     _check_options(None, results)
     sizes = [parse_count(each, "--ranks") for each in ranks.split(",")]
     from mla_edu.bench import distributed
     from mla_edu.bench.report import print_distributed_report
 
-    with working(f"measuring on {ranks} ranks"), naming_options({"ranks": "--ranks", "rounds": "--rounds"}):
+    on = f"{ranks} ranks" if sizes != [1] else "one rank"
+    with working(f"measuring on {on}"), naming_options({"ranks": "--ranks", "rounds": "--rounds"}):
         found = distributed.run(sizes, toy=toy, rounds=rounds)
     console = new_console(120, soft_wrap=True)
     print_distributed_report(found, console)
@@ -245,7 +253,7 @@ def bench_distributed(
 
 @app.command("load")
 def bench_load() -> None:
-    """Measure how much memory loading a random model of 1.2 GB takes, in a process of its own."""
+    """Measure the memory that loading a model takes. The model is random, of 1.2 GB, in a process of its own."""
     need_torch()
     from mla_edu.bench.load import measure_load
     from mla_edu.words import size
@@ -266,7 +274,7 @@ def bench_model(
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
     results: Folder = None,
 ) -> None:
-    """Time training and generation of a whole model on the CPU, beside the same model of transformers."""
+    """Time training and generation of a model on the CPU. Beside it, the same model of transformers."""
     need_torch()
     _check_options(None, results)
     from mla_edu.models.config import read_mapping
@@ -290,7 +298,10 @@ def bench_latent_width(
     ],
     seeds: Annotated[str, typer.Option(help="Of each model, one after another.")] = "5",
 ) -> None:
-    """Train small models of one size that differ in what attention keeps of a token."""
+    """Train small models with latents of several widths.
+
+    They have one size, and differ in what attention keeps of a token.
+    """
     need_torch()
     _check_options(None, results)
     from mla_edu.bench import width

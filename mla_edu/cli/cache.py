@@ -90,9 +90,10 @@ def cache(
     parameters: Annotated[str | None, typer.Option(help="Of a model that does not say how many: 8b, 270m.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Exact integers, for programs.")] = False,
 ) -> None:
-    """How much cache models need, on each GPU, and what fits beside their weights.
+    """How much cache models need, and what fits beside their weights.
 
-    tp x dp x cp x pp GPUs; vLLM's tensor parallelism is tp x cp here. Without a layout, three stand beside each other.
+    On each of tp x dp x cp x pp GPUs; vLLM's tensor parallelism is tp x cp here. Without a layout, three stand beside
+    each other.
     """
     num_tokens, batch_size = parse_count(tokens, "--tokens"), parse_count(batch, "--batch")
     card = None if gpu is None else _card(gpu)

@@ -37,9 +37,10 @@ def doctor(
     tolerance: Annotated[float, typer.Option(help="How near an explanation must come.")] = doctors.TOLERANCE,
     as_json: Annotated[bool, typer.Option("--json", help="Exact integers, for programs.")] = False,
 ) -> None:
-    """What a cache should weigh, and if it weighs something else, which known mistakes explain it.
+    """What a cache should weigh, and what explains another weight.
 
-    One GPU, unless a layout is given. The fewest mistakes that come near enough are shown, the nearest first.
+    One GPU, unless a layout is given. Of the known mistakes the fewest that come near enough are shown, the nearest
+    first.
     """
     if observed is not None and log is not None:
         raise ValueError("--observed and --log are both given; expected one of them")
@@ -116,9 +117,7 @@ def _show(found: doctors.Diagnosis, reading: doctors.Reading | None, console: Co
     for each in found.explanations:
         table.add_row("; ".join(each.mistakes), _gib(each.bytes).partition(" (")[0], f"{each.error:+.1%}")
     console.print(table)
-    say(
-        f"Within {100 * found.tolerance:.3g}%, or the rounding of what was printed; the fewest mistakes, nearest first."
-    )
+    say(f"Within {100 * found.tolerance:.3g}%, or the figure's rounding; fewest mistakes, nearest first.")
     if any(abs(each.error) > found.tolerance for each in found.explanations):
         ends = [found.observed.bytes + side * found.observed.rounding for side in (-1, 1)]
         say(f"Its last digit leaves {' to '.join(_gib(end).partition(' (')[0] for end in ends)}; more digits say more.")

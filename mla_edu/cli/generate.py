@@ -51,6 +51,8 @@ def generate(
         raise ValueError("expected --prompt or --prompts, one of the two")
     if prompt == "":
         raise ValueError("--prompt is ''; expected how the text begins")
+    if prompt is not None and temperature == 0 and top_p != 1:
+        raise ValueError(f"--top-p is {top_p} without a --temperature; expected one above 0, since 0 draws nothing")
     check_folder("folder", folder, "a checkpoint: config.json beside safetensors files")
     need_torch()
     from mla_edu.cache.table import MOST

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mla_edu.cli.bench import need_torch
-from mla_edu.cli.show import a_path, is_terminal, naming_options
+from mla_edu.cli.show import a_path, is_terminal, naming_options, working
 from mla_edu.files import open_file
 from mla_edu.validation import shown
 from mla_edu.words import duration
@@ -22,7 +22,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
-    """Train a model that a YAML file describes; Ctrl-C saves, --resume goes on."""
+    """Train a model that a YAML file describes. Ctrl-C saves, --resume goes on."""
     with open_file(config, "a YAML file, such as those of the book's configs/"):
         need_torch()  # which takes seconds: a wrong path is told before
     from mla_edu.models import save_model
@@ -34,15 +34,21 @@ def train(
         with naming_options({"num_steps": "--steps"}):
             learning = TrainConfig(**settings.train.model_dump() | {"num_steps": steps})
         settings = RunConfig(model=settings.model, train=learning)
+    timed: dict[int, float] = {}
     with _progress(settings.train.num_steps) as show:
 
         def note(line: dict[str, Any]) -> None:
             words = f"{line['bits_per_byte']:.3f} bits per byte, {line['tokens_per_second']:,.0f} tokens a second"
             show(line["step"], words)
 
-        stages = train_into(out, settings, resume=resume, device=chosen_device(device), note=note, choice=_say_threads)
-        with naming_options({"num_steps": "--steps" if steps else "num_steps"}):
-            next(stages)
+        def choice(_: int, seconds: dict[int, float]) -> None:
+            timed.update(seconds)
+
+        stages = train_into(out, settings, resume=resume, device=chosen_device(device), note=note, choice=choice)
+        with working("trying a step"), naming_options({"num_steps": "--steps" if steps else "num_steps"}):
+            run = next(stages)
+        if timed:
+            _say_threads(run.threads, timed)
         run = next(stages)
     if run.step < settings.train.num_steps:
         again = ["mla-edu", "train", str(config), "--out", str(out), "--resume"]
@@ -64,14 +70,22 @@ def _say_threads(threads: int, seconds: dict[int, float]) -> None:
 
 @contextmanager
 def _progress(num_steps: int) -> Iterator[Callable[[int, str], None]]:
-    """One live line on a terminal; elsewhere, and in a notebook, a line for the first step and each tenth of them."""
+    """One live line on a terminal, from the first step on; elsewhere a line for that step and each tenth of them."""
     if is_terminal("stdout"):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[words]}"), TimeRemainingColumn())
-        with Progress(*columns) as progress:
-            task = progress.add_task("", total=num_steps, words="")
-            yield lambda step, words: progress.update(task, completed=step, words=words)
+        progress = Progress(*columns)
+        task = progress.add_task("", total=num_steps, words="")
+
+        def update(step: int, words: str) -> None:
+            progress.start()
+            progress.update(task, completed=step, words=words)
+
+        try:
+            yield update
+        finally:
+            progress.stop()
         return
 
     def show(step: int, words: str) -> None:

@@ -67,6 +67,12 @@ def test_an_output_that_depends_on_the_processor_is_found(found):
     assert "cell 2" not in native
 
 
+def test_what_is_no_notebook_is_refused_before_anything_runs():
+    done = check("many-gpus")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.endswith("many-gpus; expected a notebook\n")
+
+
 def test_equal_outputs_are_passed(commit, monkeypatch, capfd):
     monkeypatch.setattr(check_cpus, "MACHINES", {"this machine": {"OMP_NUM_THREADS": "1"}})
     monkeypatch.setattr(sys, "argv", ["check_cpus.py", str(commit("print('%.1f' % 0.25)"))])
