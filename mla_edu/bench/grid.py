@@ -90,7 +90,7 @@ class Case(BaseModel):
 
     @property
     def bytes(self) -> int:
-        """The cache and the queries read once, the results written once, in 16 bit."""
+        """The cache and the queries read once, the results written once, in 16 bits."""
         return self.cost.bytes
 
     @property

@@ -40,7 +40,7 @@ from mla_edu.ops.fp8 import pack_fp8
 from mla_edu.testing import relative_error
 
 QUERY_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8_mla": torch.bfloat16}  # by the cache's
-LAYER_BOUND = 0.05  # relative error of a whole layer in 16 bit
+LAYER_BOUND = 0.05  # relative error of a whole layer in 16 bits
 CACHED_SIZE = 0.1  # standard deviation of a cached number
 LARGE = 2**30  # a cache of so many bytes cannot stay in any chip's; two sets of inputs are enough then
 

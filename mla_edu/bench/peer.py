@@ -23,7 +23,7 @@ class Prepared(NamedTuple):
     """One case, ready to be run again and again: all that the library lets be done before is done."""
 
     calls: list[Call]  # one per problem, and a CUDA graph can hold it
-    # Of each call: a pair, out and log-sum-exp, to a kernel's accuracy; a tensor, to a layer's in 16 bit. None: what
+    # Of each call: a pair, out and log-sum-exp, to a kernel's accuracy; a tensor, to a layer's in 16 bits. None: what
     # the specification gives, to a kernel's.
     expected: Sequence[Tensor | Answer] | None = None
 

@@ -57,7 +57,7 @@ class Limits(Record):
     """What a machine reached in the same run."""
 
     copy_bytes_per_s: PositiveFloat  # of a large copy, which reads and writes
-    matmul_flop_per_s: PositiveFloat  # of a large product, in 16 bit or in the case's format
+    matmul_flop_per_s: PositiveFloat  # of a large product, in 16 bits or in the case's format
     read_bytes_per_s: PositiveFloat | None = None  # of a large sum, which only reads; None: not measured
 
     @property

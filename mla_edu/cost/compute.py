@@ -211,7 +211,7 @@ def kernel_cost(
     """What a decode kernel computes and moves at least, between absorbed queries and results over the latent.
 
     Each row of queries meets each key, 2 (2 d_c + d_h^R) operations. The cache and the queries are read once, the
-    results written once; queries and results are in 16 bit, 2 (d_c + d_h^R + d_c) bytes a row.
+    results written once; queries and results are in 16 bits, 2 (d_c + d_h^R + d_c) bytes a row.
 
     Args:
         config: the layer, whose widths count; the heads are in ``num_rows``.

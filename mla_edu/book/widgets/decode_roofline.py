@@ -18,7 +18,7 @@ def _step_cost(rows: int, dtype: CacheFormat) -> Cost:
 
 
 def quantities(gpu: str, heads: int, s_q: int, dtype: CacheFormat) -> dict[str, Any]:
-    """What a GPU's datasheet allows; the cache counts as bytes, queries and results do not. Products are in 16 bit.
+    """What a GPU's datasheet allows; the cache counts as bytes, queries and results do not. Products are in 16 bits.
 
     Returns:
         ``rows`` (heads times new tokens), ``intensity`` in FLOP/byte, ``rows_at_ridge``, ``flops`` and ``bandwidth``,
