@@ -72,7 +72,7 @@ coverage: venv-full ## Measure which lines of the package the tests run
 
 SERVE = $(CURDIR)/$(BIN)/python -u -m http.server --bind 127.0.0.1 --directory _build/html
 serve: port $(INDEX) ## Build the book and serve it on 127.0.0.1, at PORT or, where that is taken, at a free one
-	@$(SERVE) $(PORT) 2>/dev/null || $(SERVE) 0
+	@$(SERVE) $(PORT) 2>/dev/null || [ $$? -gt 128 ] || $(SERVE) 0
 
 port:
 	@[ "$(PORT)" -ge 0 ] 2>/dev/null && [ "$(PORT)" -le 65535 ] || \

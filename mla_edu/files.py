@@ -25,7 +25,7 @@ def check_path(name: str, value: object) -> None:
 
 
 def check_folder(name: str, value: str | Path, expected: str) -> None:
-    """Raise an error unless ``value`` is a folder; where it is a file, the folder that holds it is named.
+    """Raise an error unless ``value`` is a folder; a checkpoint that the file lies in is named.
 
     Raises:
         TypeError: it is no path.
@@ -36,7 +36,8 @@ def check_folder(name: str, value: str | Path, expected: str) -> None:
     if not os.path.lexists(value):
         raise FileNotFoundError(f"{readable(value)}: no such folder; expected {expected}")
     if not os.path.isdir(value):
-        hint = f", such as {readable(Path(value).parent)}" if os.path.isfile(value) else ""
+        beside = Path(value).parent
+        hint = f", such as {readable(beside)}" if os.path.isfile(beside / "config.json") else ""
         raise ValueError(f"{readable(value)} is no folder; expected {expected}{hint}")
 
 
@@ -77,6 +78,11 @@ class _UserLoader(_OnceEach, yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):  # a few lines of them stand for gigabytes
             raise yaml.YAMLError("it has an alias; expected values in its place")
         return super().compose_node(parent, index)
+
+
+# PyYAML takes 1e-3, a number in YAML 1.2, for a text.
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_UserLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def parse_yaml(text: str) -> Any:

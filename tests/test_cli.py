@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import mla_edu
+import mla_edu.cli.show as shows
 from mla_edu.cli import app
 from mla_edu.registry import list_models
 from mla_edu.words import parse_count, size
@@ -147,7 +148,8 @@ def test_a_config_json_never_seen_before_works_as_a_model(tmp_path, as_folder):
     assert row["bytes_in_all"] == 1000 * row["bytes_per_token"]
 
 
-def test_the_table_fits_80_columns_with_the_longest_name():
+def test_the_table_fits_80_columns_of_a_terminal_with_the_longest_name(monkeypatch):
+    monkeypatch.setattr(shows, "is_terminal", lambda _: True)
     longest = max(list_models(), key=len)
     result = run("cache", longest, "deepseek-v3", "--tokens", "1m", "--batch", "4096", "--gpu", "t4")
     assert result.exit_code == 0
@@ -155,6 +157,29 @@ def test_the_table_fits_80_columns_with_the_longest_name():
     row = next(line for line in result.stdout.splitlines() if "deepseek-v3 " in line)
     assert "70.3 kB" in row and "73.7 GB" in row and "302 TB" in row and "671 GB" in row
     assert longest in result.stdout and "1 GB = 10**9 bytes" in result.stdout
+
+
+def test_a_file_gets_each_name_whole():
+    names = ["deepseek-v4-flash", "mistral-large-3-675b", "qwen3-235b-a22b"]
+    lines = run("cache", *names, "--gpu", "h200", "--tp", "2", "--dp", "2", "--cp", "2").stdout.splitlines()
+    for name in names:
+        assert sum(line.startswith(f"{name} ") for line in lines) >= 2
+
+
+def test_why_a_share_of_the_weights_is_not_known_is_said():
+    shown = " ".join(run("cache", "mistral-large-3-675b", "--dp", "8").stdout.split())
+    assert "?: the weights of attention, which dp copies, are not known: mistral-large-3-675b." in shown
+    assert "?:" not in run("cache", "mistral-large-3-675b", "--tp", "8").stdout
+
+
+def test_layouts_are_assumed_where_there_are_several_gpus():
+    assert "no layout given" not in run("cache", "llama-3-8b", "--gpu", "h100").stdout
+    assert "no layout given" in run("cache", "llama-3-8b", "llama-3.1-405b", "--gpu", "h100").stdout
+
+
+@pytest.mark.parametrize("command", [[], ["cache"], ["bench", "layer"]])
+def test_help_has_a_short_name(command):
+    assert run(*command, "-h").stdout == run(*command, "--help").stdout != ""
 
 
 def test_a_narrow_terminal_folds_lines_and_not_names():
@@ -238,7 +263,7 @@ def refused(result, message=""):
         (["kernels", "sm_70"], "arch is 'sm_70'"),
         (["kernels", "H100"], "mla-edu: arch is 'H100'; expected its architecture, sm_90"),
         (["doctor", "deepseek-v3", "--tokens"], "mla-edu: --tokens has no value; expected one after it"),
-        (["generate", ".", "--prompt", "a", "--top-p", "0.9"], "mla-edu: --top-p is 0.9 without a --temperature;"),
+        (["generate", ".", "--prompt", "a", "--top-p", "0.9"], "mla-edu: --top-p is 0.9 at temperature 0, which"),
         (["bench", "cache"], "No such command 'cache'"),
     ],
 )

@@ -166,6 +166,15 @@ def test_a_bad_line_of_a_file_is_named_and_nothing_has_run(folder, name, text, m
     assert result.stderr.count("\n") == 1
 
 
+def test_a_hybrid_cannot_speculate(tmp_path):
+    mamba2 = {"num_heads": 4, "head_dim": 6, "state_size": 5}
+    layers = {"layers": ["mamba2", "mla"], "mla": MLA, "mamba2": mamba2}
+    save_model(Decoder(ModelConfig(**CONFIG.model_dump() | layers)), tmp_path / "hybrid")
+    result = run(tmp_path / "hybrid", "--prompt", "a", "--speculate", "ngram")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("mla-edu: --speculate is given; expected a model without recurrent layers")
+
+
 def test_the_folder_of_a_training_run_is_no_model(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(b"")
     result = run(tmp_path, "--prompt", "a")

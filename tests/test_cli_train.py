@@ -150,10 +150,11 @@ def test_a_run_that_another_process_has_begun_is_left_alone(tmp_path, file):
     assert "delete the folder to start anew" in train(file, "--out", out, "--resume").stderr
 
 
-def test_fewer_steps_than_were_taken_are_one_line(tmp_path, file):
+def test_fewer_steps_than_were_taken_are_one_line(tmp_path, file, monkeypatch):
     out = tmp_path / "run"
     assert train(file, "--out", out, "--steps", 4).exit_code == 0
     kept = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    monkeypatch.setattr(run_module.Run, "rehearse", lambda _: pytest.fail("a step is tried"))
     result = train(file, "--out", out, "--resume", "--steps", 3)
     assert result.exit_code == 2 and result.stdout == ""
     assert result.stderr == "mla-edu: --steps is 3; expected at least the 4 that the run has taken\n"

@@ -120,11 +120,26 @@ def test_an_error_while_reading_names_the_file(tmp_path):
         raise OSError(5, "Input/output error")
 
 
+@pytest.mark.parametrize("text", ["1e-3", "-2E5", "+1.5e3", "3.e+2", "1.0e-3", "7", "-0.5", ".5"])
+def test_a_number_of_a_user_s_yaml_is_what_python_reads(text):
+    (value,) = parse_user_yaml(f"a: {text}").values()
+    assert value == float(text) and isinstance(value, int) == (text == "7")
+
+
+@pytest.mark.parametrize("text", ["e3", "1e", "1e-3x", "0x1e+3", "v1e3"])
+def test_a_word_of_a_user_s_yaml_is_no_number(text):
+    assert parse_user_yaml(f"a: {text}") == {"a": text}
+
+
 def test_a_file_in_place_of_its_folder_is_a_hint(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     check_folder("folder", tmp_path, "a folder")
     with pytest.raises(ValueError, match=f"config.json is no folder; expected a checkpoint, such as {tmp_path}$"):
         check_folder("folder", tmp_path / "config.json", "a checkpoint")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mla.yaml").write_text("")
+    with pytest.raises(ValueError, match="mla.yaml is no folder; expected a checkpoint$"):
+        check_folder("folder", tmp_path / "configs" / "mla.yaml", "a checkpoint")
     with pytest.raises(FileNotFoundError, match="x+.*: no such folder; expected a checkpoint"):
         check_folder("folder", "x" * 5000, "a checkpoint")
     with pytest.raises(TypeError, match="folder is 5; expected a path"):

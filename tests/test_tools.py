@@ -10,9 +10,11 @@ import socket
 import subprocess
 import threading
 import urllib.request
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
@@ -206,22 +208,46 @@ def taken_port():
         yield taken.getsockname()[1]
 
 
-@pytest.mark.usefixtures("outside_make")
-def test_book_is_served_at_a_free_port_where_the_wanted_one_is_taken(tmp_path, taken_port):
+@pytest.fixture
+def built_book(tmp_path):
+    """A folder with the Makefile and a book that it takes for built."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(prepare_venv.sys._base_executable)
     index = tmp_path / "_build" / "html" / "index.html"
     index.parent.mkdir(parents=True)
     index.write_text("the book")
-    command = ["make", "serve", f"PORT={taken_port}", "-o", "_build/html/index.html"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+    return tmp_path
+
+
+@contextmanager
+def make_serve(folder, port):
+    command = ["make", "serve", f"PORT={port}", "-o", "_build/html/index.html"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         try:
-            address = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
-            assert int(address[1]) != taken_port
-            assert urllib.request.urlopen(address[0]).read() == b"the book"
+            yield process
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("outside_make")
+def test_a_server_that_is_ended_leaves_no_other(built_book):
+    with make_serve(built_book, 0) as process:
+        assert "http://127.0.0.1:" in process.stdout.readline()
+        (server,) = (
+            each for each in psutil.Process(process.pid).children(recursive=True) if "http.server" in each.cmdline()[:6]
+        )
+        server.terminate()
+        assert process.communicate(timeout=60)[0] == "" and process.returncode == 0
+
+
+@pytest.mark.usefixtures("outside_make")
+def test_book_is_served_at_a_free_port_where_the_wanted_one_is_taken(built_book, taken_port):
+    with make_serve(built_book, taken_port) as process:
+        address = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+        assert int(address[1]) != taken_port
+        assert urllib.request.urlopen(address[0]).read() == b"the book"
 
 
 @pytest.mark.usefixtures("outside_make")

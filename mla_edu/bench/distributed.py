@@ -78,7 +78,7 @@ def run(sizes: Sequence[int] = (2, 4), *, toy: bool = False, rounds: int = 5) ->
 
 def _launch(ranks: int, path: Path, toy: bool, rounds: int) -> dict[str, Any]:
     arguments = ["-m", "mla_edu.bench.distributed", str(path), str(int(toy)), str(rounds)]
-    command = [*TORCHRUN, "--nproc-per-node", str(ranks), *arguments]
+    command = [*TORCHRUN, "--log-dir", str(path.parent), "--nproc-per-node", str(ranks), *arguments]
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -21,8 +21,8 @@ from mla_edu.bench.clock import Call
 from mla_edu.bench.libraries import Unsupported, load
 from mla_edu.bench.results import CPU, write_whole
 from mla_edu.bench.transformers_layer import EXTRA, probe_transformers
+from mla_edu.hf.own import OWN
 from mla_edu.models import Decoder, ModelCache, save_model
-from mla_edu.models.load import OURS
 from mla_edu.testing import randomize
 from mla_edu.train.settings import RunConfig
 from mla_edu.train.threads import thread_count
@@ -139,7 +139,7 @@ def _as_transformers(ours: Decoder, path: Path) -> tuple[Any, str]:
     """The same model, loaded by transformers from what ``save_model`` writes."""
     with tempfile.TemporaryDirectory() as parent:
         family = save_model(ours, Path(parent) / "model")
-        if family == OURS:
+        if family == OWN:
             raise ValueError(f"{path}: transformers has no such model; expected layers of MLA, or of gqa, alone")
         transformers = load("transformers", EXTRA)
         transformers.utils.logging.disable_progress_bar()

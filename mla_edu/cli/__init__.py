@@ -67,7 +67,13 @@ def _told(error: Any) -> str:
     return f"{error.param.opts[0]} is {shown(error.__cause__.errors()[0]['input'])}; {found}"
 
 
-app = typer.Typer(cls=_Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 app.add_typer(bench.app, name="bench")
 app.command()(cache)
 app.command()(doctor)

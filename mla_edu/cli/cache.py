@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mla_edu import cost
 from mla_edu.cli.named import model_of
-from mla_edu.cli.show import naming_options, new_console, new_table, say
+from mla_edu.cli.show import naming_options, new_console, new_table, print_table, say
 from mla_edu.hf import ModelSpec, WeightFormat
 from mla_edu.registry import GPUSpec, get_gpu
 from mla_edu.words import parse_count, parse_parameters, size
@@ -155,7 +155,7 @@ def _with_parameters(model: ModelSpec, number: int | None, weights: WeightFormat
     """The model with a number of parameters that it does not have of its own.
 
     Raises:
-        ValueError: it has one, or the number says nothing, since the format of the weights is not known.
+        ValueError: it has one, or the number says nothing: the weights' format is not known, or not which have which.
     """
     if number is None:
         return model
@@ -163,9 +163,10 @@ def _with_parameters(model: ModelSpec, number: int | None, weights: WeightFormat
         raise ValueError(
             f"--parameters is {number:,}; expected none for {model.name}, known to have {model.num_parameters:,}"
         )
-    if cost.weight_formats(model, weights) is None:
+    found = model.model_copy(update={"num_parameters": number})
+    if cost.weight_bytes(found, weights) is None:
         raise ValueError(f"--parameters is {number:,}; expected --weights-dtype beside it for {model.name}")
-    return model.model_copy(update={"num_parameters": number})
+    return found
 
 
 def _whole(
@@ -223,7 +224,7 @@ def _print_models(rows: list[Row], console: Console) -> None:
     table = new_table("model", "per token", "per sequence", "in all", "weights")
     for row in rows:
         table.add_row(row["name"], *(_size(row[key]) for key in keys))
-    console.print(table)
+    print_table(table, console)
 
 
 def _print_layouts(rows: list[Row], gpu: GPUSpec | None, console: Console) -> None:
@@ -244,7 +245,7 @@ def _print_layouts(rows: list[Row], gpu: GPUSpec | None, console: Console) -> No
                 free = fit and max(fit["free_bytes"], 0)
                 cells += [_size(free), *map(_many, found)] if fit else ["?", "?", "?"]
             table.add_row(name, way["words"], *cells)
-    console.print(table)
+    print_table(table, console)
 
 
 def _size(num_bytes: int | None) -> str:
@@ -286,7 +287,7 @@ def _layout_notes(
     rows: list[Row], gpu: GPUSpec | None, batch_size: int, num_gpus: int | None, layout: cost.Parallelism | None
 ) -> list[str]:
     notes = []
-    if layout is None and num_gpus != 1:
+    if layout is None and any(way["num_gpus"] > 1 for row in rows for way in row["layouts"]):
         known = gpu is not None and any(row["weight_bytes"] is not None for row in rows)
         assumed = f"the fewest of 1, 2, 4, ... {gpu.title} that hold the weights" if gpu and known else f"{GPUS} GPUs"
         notes.append(f"no layout given; assumed: each of the three on {f'{num_gpus:,} GPUs' if num_gpus else assumed}.")
@@ -295,6 +296,9 @@ def _layout_notes(
     notes.append("copies: GPUs that hold the same latent, or the same key/value head.")
     if gpu:
         notes.append(f"fit: sequences on all GPUs. tokens: in each of {batch_size:,}, at most.")
+    apart = [row for row in rows if row["weight_bytes"] is not None]
+    if unknown := [row["name"] for row in apart if any(way.get("weight_bytes", 0) is None for way in row["layouts"])]:
+        notes.append(f"?: the weights of attention, which dp copies, are not known: {', '.join(unknown)}.")
     for row in rows:
         if padded := {way["words"]: way["padded_heads"] for way in row["layouts"] if way.get("padded_heads")}:
             ways = ", ".join(f"by {number:,} for {words}" for words, number in padded.items())

@@ -52,7 +52,7 @@ def generate(
     if prompt == "":
         raise ValueError("--prompt is ''; expected how the text begins")
     if prompt is not None and temperature == 0 and top_p != 1:
-        raise ValueError(f"--top-p is {top_p} without a --temperature; expected one above 0, since 0 draws nothing")
+        raise ValueError(f"--top-p is {top_p} at temperature 0, which draws nothing; expected a higher --temperature")
     check_folder("folder", folder, "a checkpoint: config.json beside safetensors files")
     need_torch()
     from mla_edu.cache.table import MOST
@@ -81,14 +81,15 @@ def generate(
     if num_pages * PAGE_SIZE > MOST:
         raise ValueError(no_memory)
     try:
-        engine = Engine(
-            model,
-            num_pages=num_pages,
-            page_size=PAGE_SIZE,
-            mla=mla,
-            drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
-            share_prefixes=None if prefix_cache else False,
-        )
+        with naming_options({"a drafter": "--speculate"}):
+            engine = Engine(
+                model,
+                num_pages=num_pages,
+                page_size=PAGE_SIZE,
+                mla=mla,
+                drafter={"ngram": NGramDrafter(), "mtp": MTPDrafter(), None: None}[speculate],
+                share_prefixes=None if prefix_cache else False,
+            )
     except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # of memory, or a number it cannot hold
         raise ValueError(no_memory) from error
     requests = [engine.submit(tokens, one.model_copy(update=stops)) for tokens, one in known]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 LONGEST = 600  # letters of a line about what is wrong
+WIDE = 160  # columns
 MOMENT = 1.0  # seconds: bad input is refused sooner, in a line of its own
 
 
@@ -29,6 +30,11 @@ def new_table(heading: str, *others: str) -> Table:
 def new_console(columns: int = 80, *, soft_wrap: bool = False) -> Console:
     """Of at least so many columns: a narrower terminal folds a line, not each of its words."""
     return Console(width=max(Console().width, columns), highlight=False, soft_wrap=soft_wrap)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """A table, which a terminal may make narrow: a file or a pipe has no edge at which a name would have to break."""
+    (console if is_terminal("stdout") else new_console(WIDE)).print(table)
 
 
 def say(text: str) -> None:

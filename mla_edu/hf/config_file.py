@@ -21,6 +21,7 @@ NAME = r"[\w.+-]{1,80}"  # of a family
 SHARED = ("quantization_config", "dtype", "torch_dtype")  # hold for the part as well
 # What the files of other programs are known by: names in them, and what they are.
 OTHERS = (
+    ({"model", "train"}, "the configuration of a training run; expected that of a model, such as its model-N"),
     ({"peft_type"}, "the adapter_config.json of an adapter; expected the config.json of the model that it adapts"),
     ({"ssm_cfg"}, "a configuration of mamba-ssm, which has no model_type; expected that of transformers"),
     ({"dim", "inter_dim", "n_layers"}, "a configuration of DeepSeek's inference code; expected config.json"),
@@ -176,6 +177,8 @@ def read_json_object(path: Path, expected: str, most: int = CONFIG_BYTES) -> dic
         OSError: it cannot be read.
         ValueError: it is no file, or holds something else, or more.
     """
+    if Path(path).suffix in (".yaml", ".yml") and Path(path).is_file():
+        raise ValueError(f"{readable(path)} is a YAML file; expected {expected}")
     with open_file(path, expected) as file:
         start = file.read(4)
         if start in MAGIC:

@@ -15,6 +15,7 @@ from mla_edu.hf.families import UNKNOWN, Family, get_family, list_remote_familie
 from mla_edu.hf.gather import read_dimensions, unsaid_sizes, without_mla
 from mla_edu.hf.layer_types import index_layers, layer_types
 from mla_edu.hf.layout import NO_ATTENTION, cache_groups, state_elements, state_heads, unfinished_elements
+from mla_edu.hf.own import OWN, own_values
 from mla_edu.hf.plain import plain
 from mla_edu.hf.spec import ModelSpec
 from mla_edu.validation import readable
@@ -114,8 +115,9 @@ def spec_from_hf(source: Source) -> ModelSpec:
 
     Families of ``families.yaml`` are read as transformers 5.23 reads them, with its defaults where the file is silent;
     those of ``remote.yaml`` as their makers' code does. Any other is read only where the file itself says everything:
-    multi-head or latent attention over all tokens in every layer, with the number of key/value heads spelt out. The
-    number of parameters is in no such file, but may be in the index of weights beside it.
+    multi-head or latent attention over all tokens in every layer, with the number of key/value heads spelt out. What
+    ``save_model`` writes of a model that no family is, is read as well. The number of parameters is in no such file,
+    but may be in the index of weights beside it.
 
     Args:
         source: the file, a folder that holds it, its contents, or a configuration of transformers.
@@ -126,6 +128,9 @@ def spec_from_hf(source: Source) -> ModelSpec:
         ValueError: the cache cannot be known from the file; says why.
     """
     file = read_config_file(source)
+    if file.hf["model_type"] == OWN:
+        values = own_values(file.hf, file.where)
+        return ModelSpec(title=OWN, status="config", where=file.where, **values, **_beside(file, file.hf, source))
     reading = _read(file.hf)
     dims, layers, name = reading.dims, reading.layers, reading.name
     if not layers or set(layers) <= {"linear_attention", "conv"}:
@@ -136,18 +141,9 @@ def spec_from_hf(source: Source) -> ModelSpec:
         config = reading.config()
     except ValueError as error:
         no_config = str(error)
-    weights, cautions = published_weights(reading.hf), list(_cautions(file, reading))
-    parameters: int | None = None
-    try:
-        parameters = None if file.folder is None else parameters_beside(file.folder, weights)
-    except ValueError as error:
-        cautions.append(f"its parameters are not counted: {error}")
     return ModelSpec(
-        name=readable(source) if isinstance(source, str | Path) else name,
         title=name,
         kind=kind_of(dims, layers),
-        num_parameters=parameters,
-        weights=weights,
         num_attention_heads=dims.num_attention_heads,
         num_layers=len(reading.types),
         max_position_embeddings=dims.max_position_embeddings,
@@ -162,8 +158,23 @@ def spec_from_hf(source: Source) -> ModelSpec:
         status="config",
         where=file.where,
         why=_why(reading),
-        cautions=tuple(cautions),
+        **_beside(file, reading.hf, source, *_cautions(file, reading)),
     )
+
+
+def _beside(file: ConfigFile, hf: dict[str, Any], source: Source, *cautions: str) -> dict[str, Any]:
+    """What does not follow from the layers: the model's name, its weights and their number."""
+    parameters, weights = None, published_weights(hf)
+    try:
+        parameters = None if file.folder is None else parameters_beside(file.folder, weights)
+    except ValueError as error:
+        cautions += (f"its parameters are not counted: {error}",)
+    return {
+        "name": readable(source) if isinstance(source, str | Path) else hf["model_type"],
+        "num_parameters": parameters,
+        "weights": weights,
+        "cautions": cautions,
+    }
 
 
 def kind_of(dims: Dimensions, layers: Mapping[str, int]) -> Literal["mha", "mqa", "gqa", "mla", "csa"]:

@@ -16,6 +16,7 @@ from mla_edu.config import MLAConfig
 from mla_edu.files import check_folder
 from mla_edu.hf import config_from_hf
 from mla_edu.hf.config_file import read_hf_config
+from mla_edu.hf.own import OWN
 from mla_edu.hf.reader import read
 from mla_edu.layers.gqa import GroupedQueryAttention
 from mla_edu.layers.mla import MultiHeadLatentAttention
@@ -27,7 +28,6 @@ from mla_edu.validation import check_device, check_flag, readable
 # Where the text model's layers stand: in a model of its own, under a head, and in a multimodal model.
 PREFIXES = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")
 FOLDER = "the folder of a checkpoint, with config.json beside safetensors"
-OURS = "mla_edu"  # model_type of what save_model writes for models that transformers does not know
 
 
 def load_attention(
@@ -117,7 +117,7 @@ def load_model(
     hf = read_hf_config(folder)
     values = {name: value for name, value in hf.items() if name not in ("model_type", "dtype")}
     try:
-        if hf["model_type"] == OURS:
+        if hf["model_type"] == OWN:
             config = ModelConfig(**values if mtp else values | {"num_mtp_layers": 0})
         else:
             config = ModelConfig.from_hf(hf, mtp=mtp)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mla_edu.config import GQAConfig, MLAConfig
 from mla_edu.files import check_path
+from mla_edu.hf.own import OWN
 from mla_edu.models.config import ModelConfig
 from mla_edu.models.decoder import Decoder
-from mla_edu.models.load import OURS, checkpoint_places
+from mla_edu.models.load import checkpoint_places
 from mla_edu.validation import readable
 
 SHARD = 4 * 10**9  # bytes of a file, at most
@@ -95,7 +96,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         elif kinds == {"gqa"} and config.gqa is not None and config.moe is None and not config.num_mtp_layers:
             values = _llama(config, config.gqa)
     if values is None:
-        return {"model_type": OURS, **config.model_dump(mode="json")}
+        return {"model_type": OWN, **config.model_dump(mode="json")}
     common = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -105,6 +106,9 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
     }
+    rope = values["rope_parameters"]
+    if rope["rope_type"] == "yarn":  # else transformers warns that its default is not what the factor says
+        common["max_position_embeddings"] = round(rope["factor"] * rope["original_max_position_embeddings"])
     return values | common
 
 

@@ -250,6 +250,8 @@ def train_into(
     if not resume and folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)
+    if resume:
+        _facts_of(run, state)
     run.rehearse()
     seconds = {} if resume else run.choose_threads()
     if choice and seconds:
@@ -294,11 +296,17 @@ def _interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _continue(run: Run, state: Path) -> None:
+def _facts_of(run: Run, state: Path) -> dict[str, Any]:
+    """Those of a checkpoint with which the run can go on."""
     facts = read_facts(state)
     check_same_run(facts, run.facts(), state.parent)
     if (reached := facts["step"]) > (asked := run.config.train.num_steps):
         raise ValueError(f"num_steps is {asked}; expected at least the {reached} that the run has taken")
+    return facts
+
+
+def _continue(run: Run, state: Path) -> None:
+    facts = _facts_of(run, state)
     load_state(state, run.model, run.optimizers)
     run.step, run.threads = facts["step"], facts["threads"]
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -20,8 +21,13 @@ from mla_edu.bench.results import MEASURED, LayerResults, read_results
 
 
 @pytest.fixture(scope="module")
-def found():
-    return distributed.run([2], toy=True, rounds=2)
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)
+        yield distributed.run([2], toy=True, rounds=2)
+    assert list(folder.iterdir()) == []  # torchrun leaves folders of logs
 
 
 def test_what_passes_is_what_the_formulas_say(found):

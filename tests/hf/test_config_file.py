@@ -50,6 +50,7 @@ def test_every_encoding_of_unicode_is_read(tmp_path, encoding):
         ),
         (b'{"d_model": 768, "n_layer": 24, "ssm_cfg": {}}', "is a configuration of mamba-ssm"),
         (b'{"metadata": {}, "weight_map": {}}', "is an index of weights"),
+        (b'{"model": {"layers": ["mla"]}, "train": {}}', "is the configuration of a training run; expected that of a"),
         (b'{"hidden_size": 4}', "model_type is None; expected the name of a model family"),
         (b'{"model_type": ""}', "model_type is ''; expected the name of a model family"),
         (b'{"model_type": "a\\nb"}', r"model_type is 'a\\nb'; expected the name"),
@@ -60,6 +61,13 @@ def test_another_file_is_one_line_that_says_what_it_is(tmp_path, content, messag
     with pytest.raises(ValueError, match=message) as caught:
         read_hf_config(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.yml"])
+def test_a_yaml_file_is_said_to_be_one(tmp_path, name):
+    (tmp_path / name).write_text("model: {}")
+    with pytest.raises(ValueError, match=f"{name} is a YAML file; expected a config.json or a folder that holds one"):
+        read_hf_config(tmp_path / name)
 
 
 def test_a_file_of_weights_given_by_mistake_is_not_read_whole(tmp_path):

@@ -1,6 +1,7 @@
 """What save_model writes, transformers loads by itself, and computes the same."""
 
 import json
+import logging
 import os
 
 import pytest
@@ -73,12 +74,13 @@ def small(options, dtype=torch.float64):
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_transformers_computes_the_same_logits(tmp_path, name):
+def test_transformers_computes_the_same_logits_and_warns_of_nothing(tmp_path, name, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model_type, options = MODELS[name]
     model, tokens = small(options), draw_tokens(17)
     assert save_model(model, tmp_path / "out") == model_type
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", **EAGER)
-    assert theirs.config.model_type == model_type
+    assert theirs.config.model_type == model_type and caplog.messages == []
     assert relative_error(theirs(tokens, use_cache=False).logits, model(tokens)) < ROUNDED
 
 
