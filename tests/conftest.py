@@ -1,4 +1,4 @@
-"""What ``make check`` and ``make test`` leave out, and a made-up run of a benchmark for all tests that read one."""
+"""What ``make check`` and ``make test`` leave out, and what many tests share."""
 
 import inspect
 import os
@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.browser)
         if any(mark.kwargs.get("reason") == "needs a GPU" for mark in item.iter_markers("skipif")):
             item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_hurry():
+    """However slow the machine, no command adds a line about work under way."""
+    from mla_edu.cli import show
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(show, "MOMENT", 600.0)
+        yield
 
 
 @pytest.fixture

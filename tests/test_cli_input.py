@@ -150,12 +150,6 @@ BAD = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_hurry(monkeypatch):
-    """However slow the machine, no line about work under way."""
-    monkeypatch.setattr(shows, "MOMENT", 600.0)
-
-
 @pytest.mark.parametrize("arguments", BAD, ids=lambda arguments: ascii(" ".join(arguments))[1:60])
 def test_bad_input_is_one_line_and_never_a_traceback(arguments):
     refused(run(*arguments))

@@ -46,7 +46,10 @@ def generate(
     prefix_cache: Annotated[bool, typer.Option(help="Share the pages of equal beginnings.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda; else a GPU where there is one.")] = None,
 ) -> None:
-    """Let the model in a folder write on, and say what that took."""
+    """Let the model in a folder write on, and say what that took.
+
+    Answers to a file of prompts are JSON lines on stdout; what they took is then said on stderr.
+    """
     if (prompt is None) == (prompts is None):
         raise ValueError("expected --prompt or --prompts, one of the two")
     if prompt == "":
@@ -96,17 +99,18 @@ def generate(
     start, done = time.perf_counter(), 0
     if prompt is not None:
         _stream(engine, requests[0], text)
-    with working(f"prompts to answer: {len(asked)}", len(asked)) as note:
-        while not engine.is_idle:  # not so after a single prompt
-            finished = sum(event.kind == "finished" for event in engine.step())
-            note(done := done + finished)
+    else:
+        with working(f"prompts to answer: {len(asked)}", len(asked)) as note:
+            while not engine.is_idle:
+                finished = sum(event.kind == "finished" for event in engine.step())
+                note(done := done + finished)
     seconds = time.perf_counter() - start
     for one, request in zip(asked, requests, strict=False):
         letters = text.stream()
         typer.echo(
             json.dumps({"prompt": one.prompt, "text": "".join(map(letters, request.output))}, ensure_ascii=False)
         )
-    new_console().print(_table(engine, requests, seconds))
+    new_console(stderr=prompt is None).print(_table(engine, requests, seconds))
 
 
 def _pages(lengths: Iterable[int]) -> int:

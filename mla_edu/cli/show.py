@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 LONGEST = 600  # letters of a line about what is wrong
-WIDE = 160  # columns
+WIDE = 160  # columns of a table that no terminal shows
 MOMENT = 1.0  # seconds: bad input is refused sooner, in a line of its own
 
 
@@ -27,9 +27,9 @@ def new_table(heading: str, *others: str) -> Table:
     return table
 
 
-def new_console(columns: int = 80, *, soft_wrap: bool = False) -> Console:
+def new_console(columns: int = 80, *, soft_wrap: bool = False, stderr: bool = False) -> Console:
     """Of at least so many columns: a narrower terminal folds a line, not each of its words."""
-    return Console(width=max(Console().width, columns), highlight=False, soft_wrap=soft_wrap)
+    return Console(width=max(Console().width, columns), highlight=False, soft_wrap=soft_wrap, stderr=stderr)
 
 
 def print_table(table: Table, console: Console) -> None:

@@ -251,7 +251,7 @@ def train_into(
         raise FileExistsError(f"--out: {folder} holds something; expected an empty folder, or --resume")
     run = Run(config, device)
     if resume:
-        _facts_of(run, state)
+        _facts_of(run, state)  # refused before a step is tried; read again when nobody else can write it
     run.rehearse()
     seconds = {} if resume else run.choose_threads()
     if choice and seconds:
